@@ -1,0 +1,503 @@
+//! What a command may do with keys while it holds their stripes.
+//!
+//! A [`Tx`] is one attempt: dispatch has locked the stripes of the command's keys, made room, and seen
+//! that no key has to be fetched from below. The command reads and changes keys synchronously. Where a
+//! key's namespace writes through, changes go to a staged copy that only this attempt sees; the cache
+//! publishes it when the store has acknowledged. The command can't tell.
+
+use parking_lot::MutexGuard;
+use smallvec::SmallVec;
+
+use super::{counter::Counters, flight::Pin};
+use crate::{
+    error::ClientError,
+    policy::Policies,
+    tier::{
+        entry::{Entry, EntryRef, Meta, entry_size},
+        memory::{Core, Memory},
+        shelf::is_live,
+        table::Slot,
+    },
+};
+
+/// A key and its hash.
+#[derive(Clone, Copy, Debug)]
+pub struct Key<'a> {
+    /// The key's bytes.
+    pub bytes: &'a [u8],
+    /// Their hash, by [`Memory::hash`].
+    pub hash: u64,
+}
+
+/// Why an attempt stopped. Whatever it replied so far is taken back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stop {
+    /// The client's mistake, or what it asks can't be had.
+    Client(ClientError),
+    /// It needs so many bytes more room; nothing has changed yet. The cache evicts and tries again.
+    Room(usize),
+    /// It touched a key that isn't among those of its row.
+    Stray,
+}
+
+impl From<ClientError> for Stop {
+    fn from(error: ClientError) -> Self {
+        Self::Client(error)
+    }
+}
+
+/// What a write means for a key's deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ttl {
+    /// The key has no deadline afterwards.
+    Clear,
+    /// It keeps the one it has.
+    Keep,
+    /// It ends at this unix millisecond.
+    At(u64),
+}
+
+/// A stripe that the attempt holds.
+pub(super) struct Held<'a> {
+    stripe: usize,
+    core: MutexGuard<'a, Core>,
+    /// A bit for each database (modulo 64) whose shelf was changed.
+    changed: u64,
+}
+
+/// A change that waits for its store.
+pub(super) struct Change {
+    pub(super) db: usize,
+    pub(super) hash: u64,
+    pub(super) key: Box<[u8]>,
+    /// `None`: the key is deleted.
+    pub(super) entry: Option<EntryRef>,
+}
+
+/// One attempt at a command, holding the stripes of its keys.
+pub struct Tx<'a> {
+    memory: &'a Memory,
+    policies: &'a Policies,
+    held: SmallVec<[Held<'a>; 1]>,
+    db: usize,
+    /// The database of the command.
+    home: usize,
+    now: u64,
+    touch: bool,
+    counters: &'a Counters,
+    /// What hydrate has found for keys that may have left memory again (SEMANTICS 2).
+    pins: &'a [Pin],
+    /// The changes so far, where they wait for a store.
+    staged: Option<&'a mut Vec<Change>>,
+    /// Room that was made before the attempt and is not used up.
+    room: usize,
+    max_string: usize,
+}
+
+/// What an attempt starts with.
+pub(super) struct Start<'a> {
+    pub(super) memory: &'a Memory,
+    pub(super) policies: &'a Policies,
+    pub(super) db: usize,
+    pub(super) now: u64,
+    pub(super) touch: bool,
+    pub(super) counters: &'a Counters,
+    pub(super) pins: &'a [Pin],
+    pub(super) staged: Option<&'a mut Vec<Change>>,
+    pub(super) room: usize,
+    pub(super) max_string: usize,
+}
+
+impl<'a> Tx<'a> {
+    /// Locks the stripes of the keys, in ascending order.
+    #[inline]
+    pub(super) fn begin(start: Start<'a>, hashes: impl Iterator<Item = u64> + Clone) -> Self {
+        let Start { memory, policies, db, now, touch, counters, pins, staged, room, max_string } =
+            start;
+        let mut held = SmallVec::new();
+        let lock = |stripe| Held { stripe, core: memory.lock(stripe), changed: 0 };
+        let mut stripes = hashes.map(|hash| memory.stripe_of(hash));
+        if let Some(first) = stripes.next() {
+            // One key is the rule, and needs no sorting.
+            match stripes.next() {
+                None => held.push(lock(first)),
+                Some(second) => {
+                    let wanted: u128 =
+                        stripes.fold(1 << first | 1 << second, |set, stripe| set | 1 << stripe);
+                    held.extend((0..memory.stripes()).filter(|at| wanted >> at & 1 == 1).map(lock));
+                }
+            }
+        }
+        Self {
+            memory,
+            policies,
+            held,
+            db,
+            home: db,
+            now,
+            touch,
+            counters,
+            pins,
+            staged,
+            room,
+            max_string,
+        }
+    }
+
+    /// The time of the attempt in unix milliseconds.
+    #[inline]
+    pub fn now(&self) -> u64 {
+        self.now
+    }
+
+    /// The number of databases.
+    pub fn databases(&self) -> usize {
+        self.memory.databases()
+    }
+
+    /// The database that keys are looked up in.
+    pub fn db(&self) -> usize {
+        self.db
+    }
+
+    /// Looks keys up in another database from here on (COPY, MOVE).
+    pub fn select(&mut self, db: usize) {
+        self.db = db;
+    }
+
+    /// The longest string that a command may make (`proto-max-bulk-len`).
+    pub fn max_string(&self) -> usize {
+        self.max_string
+    }
+
+    /// The tier's eviction policy and its parameters.
+    pub fn rules(&self) -> &crate::tier::Rules {
+        self.memory.rules()
+    }
+
+    #[inline]
+    fn held(&mut self, hash: u64) -> Result<&mut Held<'a>, Stop> {
+        let stripe = self.memory.stripe_of(hash);
+        // Most attempts hold one stripe; they are in ascending order.
+        let at = match &self.held[..] {
+            [one] if one.stripe == stripe => Some(0),
+            many => many.binary_search_by_key(&stripe, |held| held.stripe).ok(),
+        };
+        at.map(|at| &mut self.held[at]).ok_or(Stop::Stray)
+    }
+
+    /// Where a live entry of the key stands; one past its deadline is removed.
+    #[inline]
+    fn slot(&mut self, key: Key<'_>) -> Result<Option<Slot>, Stop> {
+        let (memory, db, now) = (self.memory, self.db, self.now);
+        let held = self.held(key.hash)?;
+        let Some(shelf) = held.core.shelf(db) else { return Ok(None) };
+        let Some(slot) = shelf.find(key.hash, key.bytes) else { return Ok(None) };
+        if is_live(shelf.entry(slot), now) {
+            return Ok(Some(slot));
+        }
+        held.changed |= 1 << (db % 64);
+        let shelf = memory.shelf(held.stripe, &mut held.core, db);
+        drop(shelf.remove(slot, memory.rules()));
+        memory.count_expired();
+        Ok(None)
+    }
+
+    /// The key's live entry, wherever this attempt has it from.
+    #[inline]
+    fn entry(&mut self, key: Key<'_>) -> Result<Option<Entry<'_>>, Stop> {
+        let db = self.db;
+        let same = |change: &&Change| {
+            change.hash == key.hash && change.db == db && *change.key == *key.bytes
+        };
+        if let Some(staged) = &self.staged
+            && let Some(at) = staged.iter().rposition(|change| same(&change))
+        {
+            let staged = self.staged.as_deref();
+            return Ok(staged.and_then(|staged| staged[at].entry.as_ref()).map(EntryRef::get));
+        }
+        if let Some(slot) = self.slot(key)? {
+            let held = self.held(key.hash)?;
+            return Ok(held.core.shelf(db).map(|shelf| shelf.entry(slot)));
+        }
+        let now = self.now;
+        let pinned = self.pins.iter().find(|pin| pin.is_of(db, key));
+        Ok(pinned.and_then(Pin::entry).filter(|entry| is_live(*entry, now)))
+    }
+
+    /// The key's entry, without counting it as a hit or a miss and without keeping it warm.
+    #[inline]
+    pub fn peek(&mut self, key: Key<'_>) -> Result<Option<Entry<'_>>, Stop> {
+        self.entry(key)
+    }
+
+    /// The key's entry, counted as a hit or a miss.
+    #[inline]
+    pub fn get(&mut self, key: Key<'_>) -> Result<Option<Entry<'_>>, Stop> {
+        let (counters, rules) = (self.counters, self.memory.rules());
+        let (touch, now) = (self.touch, self.now);
+        let random = key.hash ^ now.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let found = self.entry(key)?;
+        match found {
+            Some(entry) => {
+                counters.hits.add(1);
+                if touch {
+                    let random = || crate::tier::shelf::next_random(random | 1) >> 20;
+                    rules.eviction().touch(entry, now, rules.lfu(), random);
+                }
+            }
+            None => counters.misses.add(1),
+        }
+        Ok(found)
+    }
+
+    /// Whether the key is there, counted as a hit or a miss.
+    pub fn exists(&mut self, key: Key<'_>) -> Result<bool, Stop> {
+        Ok(self.get(key)?.is_some())
+    }
+
+    /// The string under a key, counted as a hit or a miss; an error if it holds another type.
+    #[inline]
+    pub fn string(&mut self, key: Key<'_>) -> Result<Option<&[u8]>, Stop> {
+        Ok(self.get(key)?.map(Entry::value))
+    }
+
+    /// Fails if there isn't room for `bytes` more. A command that changes several keys, or one by an
+    /// amount that its arguments don't show, asks before its first change.
+    pub fn ensure_room(&mut self, bytes: usize) -> Result<(), Stop> {
+        if bytes <= self.room || self.memory.rules().weight == crate::tier::Weight::Entries {
+            return Ok(());
+        }
+        let rules = self.memory.rules();
+        if self.memory.used() + bytes > rules.limit() { Err(Stop::Room(bytes)) } else { Ok(()) }
+    }
+
+    /// What a new entry carries beside key and value.
+    fn meta(&mut self, key: Key<'_>, deadline: u64, raw: bool) -> Meta {
+        let rules = self.memory.rules();
+        let meta =
+            Meta { deadline, fresh_until: 0, access: rules.eviction().first_access(self.now), raw };
+        self.policies.stamp(self.db, key.bytes, self.now, meta)
+    }
+
+    fn resolve(&mut self, key: Key<'_>, ttl: Ttl) -> Result<u64, Stop> {
+        Ok(match ttl {
+            Ttl::Clear => 0,
+            Ttl::At(deadline) => deadline,
+            Ttl::Keep => self.entry(key)?.map_or(0, Entry::deadline),
+        })
+    }
+
+    /// Makes the concatenation of `parts` the key's string.
+    #[inline]
+    pub fn set(&mut self, key: Key<'_>, parts: &[&[u8]], ttl: Ttl) -> Result<(), Stop> {
+        self.set_with(key, parts, ttl, false)
+    }
+
+    /// Like [`Tx::set`], for a string that an edit made (OBJECT ENCODING says `raw`).
+    pub fn set_raw(&mut self, key: Key<'_>, parts: &[&[u8]], ttl: Ttl) -> Result<(), Stop> {
+        self.set_with(key, parts, ttl, true)
+    }
+
+    fn set_with(&mut self, key: Key<'_>, parts: &[&[u8]], ttl: Ttl, raw: bool) -> Result<(), Stop> {
+        let deadline = self.resolve(key, ttl)?;
+        let meta = self.meta(key, deadline, raw);
+        let len = parts.iter().map(|part| part.len()).sum();
+        if self.staged.is_none() && self.overwrite(key, parts, len, &meta)? {
+            return Ok(());
+        }
+        self.ensure_room(entry_size(key.bytes.len(), len, &meta))?;
+        self.put(key, EntryRef::new(key.bytes, parts, &meta))
+    }
+
+    /// Writes over the old value in place, if nobody else refers to it and it takes the same room.
+    #[inline]
+    fn overwrite(
+        &mut self,
+        key: Key<'_>,
+        parts: &[&[u8]],
+        len: usize,
+        meta: &Meta,
+    ) -> Result<bool, Stop> {
+        let (memory, db, now) = (self.memory, self.db, self.now);
+        let Some(slot) = self.slot(key)? else { return Ok(false) };
+        let held = self.held(key.hash)?;
+        held.core.cancel(db, key.hash);
+        let shelf = memory.shelf(held.stripe, &mut held.core, db);
+        let Some(mut entry) = shelf.entry_mut(slot) else { return Ok(false) };
+        if meta.fresh_until != 0 || entry.get().fresh_until() != 0 || !entry.resize(len) {
+            return Ok(false);
+        }
+        let mut rest = entry.value();
+        for part in parts {
+            let (now, behind) = rest.split_at_mut(part.len());
+            now.copy_from_slice(part);
+            rest = behind;
+        }
+        if entry.get().is_raw() != meta.raw {
+            entry.set_raw(meta.raw);
+        }
+        let view = shelf.entry(slot);
+        let rules = memory.rules();
+        rules.eviction().touch(view, now, rules.lfu(), || key.hash >> 7);
+        if view.deadline() != meta.deadline {
+            shelf.set_deadline(slot, key.hash, meta.deadline, rules, now);
+            held.changed |= 1 << (db % 64);
+        }
+        Ok(true)
+    }
+
+    /// Puts an entry under its key, in place or staged.
+    fn put(&mut self, key: Key<'_>, entry: EntryRef) -> Result<(), Stop> {
+        let (memory, db, now) = (self.memory, self.db, self.now);
+        if db != self.home && self.has_store(db, key) {
+            let text = "ERR a key with a store can't be written from another database";
+            return Err(Stop::Client(ClientError::new(text)));
+        }
+        self.room = self.room.saturating_sub(memory.rules().weight.of(entry.get()));
+        if let Some(staged) = &mut self.staged {
+            let (hash, key) = (key.hash, key.bytes.into());
+            staged.push(Change { db, hash, key, entry: Some(entry) });
+            return Ok(());
+        }
+        let held = self.held(key.hash)?;
+        held.changed |= 1 << (db % 64);
+        held.core.cancel(db, key.hash);
+        let shelf = memory.shelf(held.stripe, &mut held.core, db);
+        match shelf.find(key.hash, key.bytes) {
+            Some(slot) => shelf.replace(slot, key.hash, entry, memory.rules(), now),
+            None => shelf.insert(key.hash, entry, memory.rules(), now),
+        }
+        Ok(())
+    }
+
+    fn has_store(&self, db: usize, key: Key<'_>) -> bool {
+        self.policies.of(db, key.bytes).is_some_and(|namespace| namespace.store.is_some())
+    }
+
+    /// Makes the key's string `len` bytes long (a missing key is an empty string; new bytes are zero)
+    /// and lets `change` write into it. The deadline stays; the encoding becomes `raw`.
+    pub fn edit(
+        &mut self,
+        key: Key<'_>,
+        len: usize,
+        change: impl FnOnce(&mut [u8]),
+    ) -> Result<(), Stop> {
+        let (memory, db, now) = (self.memory, self.db, self.now);
+        if self.staged.is_none()
+            && let Some(slot) = self.slot(key)?
+        {
+            let held = self.held(key.hash)?;
+            held.core.cancel(db, key.hash);
+            let shelf = memory.shelf(held.stripe, &mut held.core, db);
+            if let Some(mut entry) = shelf.entry_mut(slot)
+                && entry.resize(len)
+            {
+                entry.set_raw(true);
+                change(entry.value());
+                let rules = memory.rules();
+                rules.eviction().touch(entry.get(), now, rules.lfu(), || key.hash >> 7);
+                return Ok(());
+            }
+        }
+        let deadline = self.resolve(key, Ttl::Keep)?;
+        let meta = self.meta(key, deadline, true);
+        self.ensure_room(entry_size(key.bytes.len(), len, &meta))?;
+        let mut entry = EntryRef::zeroed(key.bytes, len, &meta);
+        let old = self.entry(key)?.map_or(&[][..], Entry::value);
+        if let Some(mut alone) = entry.get_mut() {
+            let kept = old.len().min(len);
+            alone.value()[..kept].copy_from_slice(&old[..kept]);
+            change(alone.value());
+        }
+        self.put(key, entry)
+    }
+
+    /// Sets (or, with 0, clears) the key's deadline; false if there is no such key. A deadline that has
+    /// passed deletes the key.
+    pub fn set_deadline(&mut self, key: Key<'_>, deadline: u64) -> Result<bool, Stop> {
+        let (memory, db, now) = (self.memory, self.db, self.now);
+        if deadline != 0 && deadline <= now {
+            return self.remove(key);
+        }
+        if self.staged.is_some() {
+            let Some(entry) = self.entry(key)? else { return Ok(false) };
+            let meta = Meta { deadline, ..entry.meta() };
+            let copy = EntryRef::new(key.bytes, &[entry.value()], &meta);
+            return self.put(key, copy).map(|()| true);
+        }
+        let Some(slot) = self.slot(key)? else { return Ok(false) };
+        let held = self.held(key.hash)?;
+        held.changed |= 1 << (db % 64);
+        held.core.cancel(db, key.hash);
+        let shelf = memory.shelf(held.stripe, &mut held.core, db);
+        shelf.set_deadline(slot, key.hash, deadline, memory.rules(), now);
+        Ok(true)
+    }
+
+    /// Deletes the key; false if there was none.
+    pub fn remove(&mut self, key: Key<'_>) -> Result<bool, Stop> {
+        let (memory, db) = (self.memory, self.db);
+        if self.staged.is_some() {
+            if self.entry(key)?.is_none() {
+                return Ok(false);
+            }
+            let change = Change { db, hash: key.hash, key: key.bytes.into(), entry: None };
+            if let Some(staged) = self.staged.as_deref_mut() {
+                staged.push(change);
+            }
+            return Ok(true);
+        }
+        let Some(slot) = self.slot(key)? else { return Ok(false) };
+        let held = self.held(key.hash)?;
+        held.changed |= 1 << (db % 64);
+        held.core.cancel(db, key.hash);
+        let shelf = memory.shelf(held.stripe, &mut held.core, db);
+        drop(shelf.remove(slot, memory.rules()));
+        Ok(true)
+    }
+
+    /// Brings a staged change into memory.
+    pub(super) fn publish(&mut self, change: Change) -> Result<(), Stop> {
+        (self.db, self.home) = (change.db, change.db);
+        let key = Key { bytes: &change.key, hash: change.hash };
+        match change.entry {
+            Some(entry) => self.put(key, entry),
+            None => {
+                self.held(key.hash)?.core.cancel(change.db, key.hash);
+                self.remove(key).map(drop)
+            }
+        }
+    }
+
+    /// Whether a key's entry is in memory, or was pinned for this attempt by a flight that no write has
+    /// overtaken (a read may use one that was overtaken: it asked before).
+    pub(super) fn is_resident(&mut self, key: Key<'_>, write: bool) -> Result<bool, Stop> {
+        if self.slot(key)?.is_some() {
+            return Ok(true);
+        }
+        let db = self.db;
+        let Some(pin) = self.pins.iter().find(|pin| pin.is_of(db, key)) else { return Ok(false) };
+        Ok(!write || self.held(key.hash)?.core.has_ticket(pin.ticket()))
+    }
+}
+
+impl Drop for Tx<'_> {
+    /// Settles the accounts of what was changed, before the stripes are let go.
+    #[inline]
+    fn drop(&mut self) {
+        for held in &mut self.held {
+            if held.changed != 0 {
+                settle(self.memory, held);
+            }
+        }
+    }
+}
+
+fn settle(memory: &Memory, held: &mut Held<'_>) {
+    for db in 0..memory.databases() {
+        if held.changed >> (db % 64) & 1 == 1 && held.core.shelf(db).is_some() {
+            memory.report(memory.shelf(held.stripe, &mut held.core, db));
+        }
+    }
+}

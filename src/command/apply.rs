@@ -1,0 +1,169 @@
+//! Settings that changed, brought to where they act, and what else the server does once a second.
+
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::{Session, TIME_EACH_BELOW, figures, rates::Reading, shared::Shared};
+use crate::{config::Settings, tier::eviction::Eviction};
+
+/// Descriptors that aren't for clients: listeners, stores, the runtimes.
+const RESERVED: u64 = 64;
+
+/// How many clients the hard limit of file descriptors allows.
+pub fn most_clients() -> u32 {
+    let descriptors = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    u32::try_from(descriptors.saturating_sub(RESERVED).max(1)).unwrap_or(u32::MAX)
+}
+
+/// Raises the soft limit of file descriptors to the hard one if so many clients need it.
+fn make_descriptors(clients: u32) {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = u64::from(clients) + RESERVED;
+    if limit.current.is_some_and(|soft| soft < wanted) && limit.current != limit.maximum {
+        let raised = Rlimit { current: limit.maximum, ..limit };
+        if let Err(why) = setrlimit(Resource::Nofile, raised) {
+            tracing::warn!("can't raise the limit of open files: {why}");
+        }
+    }
+}
+
+impl Shared {
+    /// Brings the live settings to the cache. Call it after the settings have changed, and at start.
+    pub fn apply_settings(&self) {
+        let settings = self.live.get();
+        let memory = self.cache.memory();
+        memory.set_limit(usize::try_from(settings.memory_limit()).unwrap_or(usize::MAX));
+        memory.set_eviction(eviction(&settings));
+        memory.set_sampling(
+            settings.maxmemory_samples,
+            settings.lfu_log_factor,
+            settings.lfu_decay_time,
+        );
+        let longest = usize::try_from(settings.proto_max_bulk_len).unwrap_or(usize::MAX);
+        self.cache.set_max_string(longest);
+        make_descriptors(settings.maxclients);
+    }
+
+    /// Whether keys past their deadline are removed without being read (DEBUG SET-ACTIVE-EXPIRE).
+    pub fn expires_actively(&self) -> bool {
+        !self.expiry_off.load(Relaxed)
+    }
+
+    /// Takes the figures that INFO shows as rates and peaks. Call it once a second.
+    pub fn tick(&self) {
+        self.rates.note(Reading {
+            at: self.started.elapsed(),
+            commands: self.sum(|worker| worker.commands.get()),
+            received: self.sum(|worker| worker.received.get()),
+            sent: self.sum(|worker| worker.sent.get()),
+        });
+        self.note_peak(figures::used_memory(self.cache.memory()));
+    }
+
+    /// Notes a look at used memory, and returns the peak.
+    pub fn note_peak(&self, used: u64) -> u64 {
+        self.peak_memory.fetch_max(used, Relaxed).max(used)
+    }
+
+    /// Starts all counters again (CONFIG RESETSTAT).
+    pub fn reset_statistics(&self) {
+        for worker in &self.workers {
+            let counters = [
+                &worker.keys.hits,
+                &worker.keys.misses,
+                &worker.commands,
+                &worker.connections,
+                &worker.received,
+                &worker.sent,
+                &worker.errors,
+                &worker.output_limit_closed,
+                &worker.sampled_nanos,
+                &worker.sampled_commands,
+            ];
+            counters.into_iter().for_each(|counter| counter.reset());
+            for row in &worker.rows {
+                let counters = [&row.calls, &row.nanos, &row.timed, &row.rejected, &row.failed];
+                counters.into_iter().for_each(|counter| counter.reset());
+            }
+        }
+        self.errors.clear();
+        self.refused.store(0, Relaxed);
+        self.cache.memory().reset_counters();
+        for namespace in self.cache.policies().iter() {
+            let stats = &namespace.stats;
+            let figures = [
+                &stats.loads,
+                &stats.load_errors,
+                &stats.load_micros,
+                &stats.writes,
+                &stats.write_errors,
+            ];
+            figures.into_iter().for_each(|figure| figure.store(0, Relaxed));
+        }
+    }
+}
+
+impl Session {
+    /// Takes the settings as they are now, and what it derives from them.
+    pub fn refresh_settings(&mut self) {
+        self.settings = self.shared.live.get().clone();
+        let slow = self.settings.slowlog_log_slower_than;
+        let monitored = self.settings.latency_monitor_threshold;
+        self.times_each = slow.is_some_and(|least| least.as_micros() < TIME_EACH_BELOW)
+            || !monitored.is_zero() && monitored < Duration::from_millis(2);
+    }
+}
+
+/// The tier's policy of the name that the settings have.
+fn eviction(settings: &Settings) -> Eviction {
+    Eviction::from_name(settings.maxmemory_policy.name()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{command::testing::session, config::MaxmemoryPolicy};
+
+    #[test]
+    fn settings_reach_the_cache() {
+        let session = session();
+        let pairs: [(&[u8], &[u8]); 3] = [
+            (b"maxmemory", b"123456789"),
+            (b"maxmemory-policy", b"volatile-lfu"),
+            (b"maxmemory-samples", b"7"),
+        ];
+        session.shared.live.config_set(&pairs).unwrap();
+        session.shared.apply_settings();
+        let rules = session.cache().memory().rules();
+        assert_eq!((rules.limit(), rules.samples()), (123_456_789, 7));
+        assert_eq!(rules.eviction(), Eviction::VolatileLfu);
+    }
+
+    #[test]
+    fn every_policy_of_the_settings_is_one_of_the_tier() {
+        for policy in MaxmemoryPolicy::ALL {
+            let settings = Settings { maxmemory_policy: *policy, ..Settings::default() };
+            assert_eq!(eviction(&settings).name(), policy.name());
+        }
+    }
+
+    #[test]
+    fn statistics_start_again() {
+        let session = session();
+        session.stats.rows[0].calls.add(3);
+        session.stats.keys.hits.add(3);
+        session.shared.count_error("ERR");
+        session.shared.reset_statistics();
+        assert_eq!(session.stats.rows[0].calls.get() + session.stats.keys.hits.get(), 0);
+        assert!(session.shared.errors.is_empty());
+    }
+
+    #[test]
+    fn a_tick_notes_the_peak() {
+        let session = session();
+        session.shared.note_peak(u64::MAX / 2);
+        session.shared.tick();
+        assert_eq!(session.shared.note_peak(1), u64::MAX / 2);
+    }
+}

@@ -1,0 +1,340 @@
+//! INFO: the state of the server, section by section, with Redis's names for what is the same here
+//! (<https://redis.io/docs/latest/commands/info/>).
+//!
+//! Fields that would have no true value in Larder are left out. `larder_version`, the section
+//! `namespaces` and fields that begin with `larder_` are our own.
+
+use std::{
+    fmt::{Display, Write},
+    sync::atomic::Ordering::Relaxed,
+};
+
+use rustix::system::uname;
+
+use super::{
+    Args, Session, allocator,
+    figures::{CpuFigures, MemoryFigures, human, ratio, system_memory},
+    info_counts,
+    row::{Row, Run},
+    server::{ANYWHERE, SUB},
+};
+use crate::{cache::tx::Stop, clock, protocol::Reply};
+
+/// The version of Redis whose commands and replies we follow.
+pub const REDIS_VERSION: &str = "7.2.4";
+/// Our own version.
+pub const LARDER_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// INFO.
+pub const ROW: Row = Row {
+    name: "info",
+    arity: -1,
+    flags: ANYWHERE,
+    run: Run::Session(info),
+    summary: "Shows the state of the server and what it has counted.",
+    syntax: "[section [section ...]]",
+    ..SUB
+};
+
+/// Lines of `name:value`.
+#[derive(Debug, Default)]
+pub(super) struct Text(String);
+
+impl Text {
+    /// Adds a field.
+    pub(super) fn field(&mut self, name: &str, value: impl Display) {
+        // Writing to a string doesn't fail.
+        let _ = write!(self.0, "{name}:{value}\r\n");
+    }
+
+    /// Adds a number of bytes, once more for people.
+    fn bytes(&mut self, name: &str, bytes: u64) {
+        self.field(name, bytes);
+        self.field(&format!("{name}_human"), human(bytes));
+    }
+
+    /// Adds fields that are zero because there is nothing that they could count.
+    fn zeros(&mut self, names: &[&str]) {
+        names.iter().for_each(|name| self.field(name, 0));
+    }
+}
+
+/// When a section is shown without being named.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    /// Always.
+    Default,
+    /// With `all` and `everything`.
+    All,
+    /// With `everything` and by default, but not with `all`.
+    Modules,
+}
+
+struct Section {
+    title: &'static str,
+    shown: Shown,
+    write: fn(&Session, &mut Text),
+}
+
+const fn section(title: &'static str, shown: Shown, write: fn(&Session, &mut Text)) -> Section {
+    Section { title, shown, write }
+}
+
+/// In the order in which they are written; a section's name is its title.
+const SECTIONS: &[Section] = &[
+    section("Server", Shown::Default, server),
+    section("Clients", Shown::Default, clients),
+    section("Memory", Shown::Default, memory),
+    section("Persistence", Shown::Default, persistence),
+    section("Stats", Shown::Default, stats),
+    section("Replication", Shown::Default, replication),
+    section("CPU", Shown::Default, cpu),
+    section("Modules", Shown::Modules, |_, _| {}),
+    section("Commandstats", Shown::All, info_counts::commands),
+    section("Errorstats", Shown::Default, info_counts::errors),
+    // Latencies by command aren't kept, as with `latency-tracking no`.
+    section("Latencystats", Shown::All, |_, _| {}),
+    section("Cluster", Shown::Default, |_, text| text.field("cluster_enabled", 0)),
+    section("Keyspace", Shown::Default, info_counts::keyspace),
+    section("Namespaces", Shown::Default, info_counts::namespaces),
+];
+
+impl Section {
+    /// Whether the words of the request ask for it.
+    fn is_asked(&self, args: Args<'_>) -> bool {
+        if args.len() == 1 {
+            return self.shown != Shown::All;
+        }
+        (1..args.len()).any(|at| {
+            args.is(at, self.title)
+                || args.is(at, "everything")
+                || args.is(at, "all") && self.shown != Shown::Modules
+                || args.is(at, "default") && self.shown != Shown::All
+        })
+    }
+}
+
+fn info(session: &mut Session, args: Args<'_>, reply: &mut Reply<'_>) -> Result<(), Stop> {
+    let mut text = Text::default();
+    for section in SECTIONS.iter().filter(|section| section.is_asked(args)) {
+        if !text.0.is_empty() {
+            text.0.push_str("\r\n");
+        }
+        let _ = write!(text.0, "# {}\r\n", section.title);
+        (section.write)(session, &mut text);
+    }
+    reply.verbatim("txt", text.0.as_bytes());
+    Ok(())
+}
+
+fn server(session: &Session, text: &mut Text) {
+    let shared = &session.shared;
+    let system = uname();
+    let names = [system.sysname(), system.release(), system.machine()];
+    let uptime = shared.started.elapsed().as_secs();
+    text.field("redis_version", REDIS_VERSION);
+    text.field("larder_version", LARDER_VERSION);
+    text.field("redis_mode", "standalone");
+    text.field("os", names.map(|name| name.to_string_lossy().into_owned()).join(" "));
+    text.field("arch_bits", usize::BITS);
+    text.field("multiplexing_api", "epoll");
+    text.field("process_id", std::process::id());
+    text.field("process_supervised", "no");
+    text.field("run_id", &shared.run_id);
+    text.field("tcp_port", shared.port.load(Relaxed));
+    text.field("server_time_usec", clock::micros());
+    text.field("uptime_in_seconds", uptime);
+    text.field("uptime_in_days", uptime / 86_400);
+    text.field("executable", one_line(std::env::current_exe().unwrap_or_default().display()));
+    text.field("config_file", one_line(shared.live.path().unwrap_or("".as_ref()).display()));
+    text.field("larder_workers", shared.workers.len());
+}
+
+/// A path may hold what would end the line.
+fn one_line(path: impl Display) -> String {
+    path.to_string().replace(char::is_control, "?")
+}
+
+fn clients(session: &Session, text: &mut Text) {
+    let shared = &session.shared;
+    let (mut input, mut output) = (0, 0);
+    for client in &shared.clients {
+        input = input.max(client.query_bytes.load(Relaxed));
+        output = output.max(client.output_bytes.load(Relaxed));
+    }
+    text.field("connected_clients", shared.clients.len());
+    text.field("cluster_connections", 0);
+    text.field("maxclients", shared.live.get().maxclients);
+    text.field("client_recent_max_input_buffer", input);
+    text.field("client_recent_max_output_buffer", output);
+    text.zeros(&[
+        "blocked_clients",
+        "tracking_clients",
+        "clients_in_timeout_table",
+        "total_blocking_keys",
+        "total_blocking_keys_on_nokey",
+    ]);
+}
+
+fn memory(session: &Session, text: &mut Text) {
+    let memory = MemoryFigures::now(session);
+    text.bytes("used_memory", memory.used);
+    text.bytes("used_memory_rss", memory.rss);
+    text.bytes("used_memory_peak", memory.peak);
+    text.field("used_memory_peak_perc", percent(memory.used, memory.peak));
+    text.field("used_memory_overhead", memory.overhead());
+    text.field("used_memory_dataset", memory.dataset);
+    text.field("used_memory_dataset_perc", percent(memory.dataset, memory.used));
+    text.field("larder_used_memory_counted", memory.counted);
+    text.bytes("total_system_memory", system_memory());
+    text.bytes("maxmemory", session.cache().memory().rules().limit() as u64);
+    text.field("maxmemory_policy", session.cache().memory().rules().eviction().name());
+    if let Some(figures) = memory.allocator {
+        text.field("allocator_allocated", figures.allocated);
+        text.field("allocator_active", figures.active);
+        text.field("allocator_resident", figures.resident);
+        compare(text, "allocator_frag", figures.active, figures.allocated);
+        compare(text, "allocator_rss", figures.resident, figures.active);
+        compare(text, "rss_overhead", memory.rss, figures.resident);
+    }
+    text.field("mem_fragmentation_ratio", format_args!("{:.2}", memory.fragmentation()));
+    text.field("mem_fragmentation_bytes", memory.rss.wrapping_sub(memory.used) as i64);
+    text.zeros(&["mem_not_counted_for_evict", "mem_replication_backlog", "mem_clients_slaves"]);
+    text.field("mem_clients_normal", memory.clients);
+    text.zeros(&["mem_cluster_links", "mem_aof_buffer"]);
+    text.field("mem_allocator", allocator::name());
+    text.field("active_defrag_running", 0);
+}
+
+fn percent(of: u64, all: u64) -> String {
+    format!("{:.2}%", 100.0 * ratio(of, all))
+}
+
+/// The ratio and the difference of two numbers of bytes.
+fn compare(text: &mut Text, name: &str, of: u64, than: u64) {
+    text.field(&format!("{name}_ratio"), format_args!("{:.2}", ratio(of, than)));
+    text.field(&format!("{name}_bytes"), of.wrapping_sub(than) as i64);
+}
+
+fn persistence(_: &Session, text: &mut Text) {
+    text.zeros(&[
+        "loading",
+        "async_loading",
+        "rdb_bgsave_in_progress",
+        "aof_enabled",
+        "aof_rewrite_in_progress",
+        "aof_rewrite_scheduled",
+    ]);
+}
+
+fn stats(session: &Session, text: &mut Text) {
+    let shared = &session.shared;
+    let (rates, memory) = (&shared.rates, session.cache().memory());
+    let kilobytes = |bytes| format!("{:.2}", ratio(bytes, 1024));
+    text.field("total_connections_received", shared.sum(|worker| worker.connections.get()));
+    text.field("total_commands_processed", shared.sum(|worker| worker.commands.get()));
+    text.field("instantaneous_ops_per_sec", rates.commands());
+    text.field("total_net_input_bytes", shared.sum(|worker| worker.received.get()));
+    text.field("total_net_output_bytes", shared.sum(|worker| worker.sent.get()));
+    text.zeros(&["total_net_repl_input_bytes", "total_net_repl_output_bytes"]);
+    text.field("instantaneous_input_kbps", kilobytes(rates.received()));
+    text.field("instantaneous_output_kbps", kilobytes(rates.sent()));
+    text.field("instantaneous_input_repl_kbps", kilobytes(0));
+    text.field("instantaneous_output_repl_kbps", kilobytes(0));
+    text.field("rejected_connections", shared.refused.load(Relaxed));
+    text.zeros(&["sync_full", "sync_partial_ok", "sync_partial_err"]);
+    text.field("expired_keys", memory.expired());
+    text.field("evicted_keys", memory.evicted());
+    text.field("evicted_clients", 0);
+    text.field("keyspace_hits", shared.sum(|worker| worker.keys.hits.get()));
+    text.field("keyspace_misses", shared.sum(|worker| worker.keys.misses.get()));
+    text.zeros(&[
+        "pubsub_channels",
+        "pubsub_patterns",
+        "pubsubshard_channels",
+        "latest_fork_usec",
+        "total_forks",
+        "tracking_total_keys",
+        "tracking_total_items",
+        "tracking_total_prefixes",
+    ]);
+    text.field("total_error_replies", shared.sum(|worker| worker.errors.get()));
+    let closed = shared.sum(|worker| worker.output_limit_closed.get());
+    text.field("client_output_buffer_limit_disconnections", closed);
+}
+
+fn replication(_: &Session, text: &mut Text) {
+    text.field("role", "master");
+    text.field("connected_slaves", 0);
+    text.field("master_failover_state", "no-failover");
+    text.field("master_repl_offset", 0);
+    text.field("second_repl_offset", -1);
+    text.field("repl_backlog_active", 0);
+}
+
+fn cpu(_: &Session, text: &mut Text) {
+    let (process, main) = (CpuFigures::of_process(), CpuFigures::of_main_thread());
+    for (name, seconds) in [
+        ("used_cpu_sys", process.system),
+        ("used_cpu_user", process.user),
+        ("used_cpu_sys_children", process.children_system),
+        ("used_cpu_user_children", process.children_user),
+        ("used_cpu_sys_main_thread", main.system),
+        ("used_cpu_user_main_thread", main.user),
+    ] {
+        text.field(name, format_args!("{seconds:.6}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        command::testing::{call, put, session},
+        protocol::Resp,
+    };
+
+    fn titles(words: &[&str]) -> Vec<String> {
+        let reply = call(&mut session(), &[&["INFO"], words].concat());
+        let titles = reply.split("\r\n").filter_map(|line| line.strip_prefix("# "));
+        titles.map(|title| title.to_lowercase()).collect()
+    }
+
+    #[test]
+    fn sections_are_chosen_by_name() {
+        let default = titles(&[]);
+        assert_eq!(default, titles(&["Default"]));
+        assert!(default.contains(&"modules".to_owned()));
+        assert!(!default.contains(&"commandstats".to_owned()));
+        let all = titles(&["all"]);
+        assert!(all.contains(&"commandstats".to_owned()) && !all.contains(&"modules".to_owned()));
+        assert_eq!(titles(&["everything"]).len(), SECTIONS.len());
+        assert_eq!(titles(&["keyspace", "nope", "CPU", "cpu"]), ["cpu", "keyspace"]);
+        assert!(titles(&["nope"]).is_empty());
+    }
+
+    #[test]
+    fn replies_are_as_redis_frames_them() {
+        let mut session = session();
+        assert_eq!(call(&mut session, &["INFO", "nope"]), "$0\r\n\r\n");
+        let cluster = "# Cluster\r\ncluster_enabled:0\r\n";
+        assert_eq!(call(&mut session, &["INFO", "cluster"]), format!("$30\r\n{cluster}\r\n"));
+        session.set_resp(Resp::V3);
+        assert_eq!(call(&mut session, &["INFO", "cluster"]), format!("=34\r\ntxt:{cluster}\r\n"));
+    }
+
+    #[test]
+    fn every_line_is_a_field() {
+        let mut session = session();
+        put(&session, "a", "x");
+        let reply = call(&mut session, &["INFO", "everything"]);
+        let (_, text) = reply.split_once("\r\n").unwrap();
+        for line in text.split("\r\n").filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            assert!(line.split_once(':').is_some_and(|(name, _)| !name.contains(' ')), "{line}");
+        }
+        for field in ["redis_version:7.2.4", "role:master", "db0:keys=1,expires=0,avg_ttl=0"] {
+            assert!(text.contains(&format!("\r\n{field}\r\n")), "{field}");
+        }
+        assert!(text.contains("\r\nmaxmemory:67108864\r\nmaxmemory_human:64.00M\r\n"));
+    }
+}

@@ -1,0 +1,177 @@
+//! INFO's sections of one line for each command, error, database or namespace.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::{Session, figures::ratio, info::Text, shared::Shared, table};
+use crate::policy::{Namespace, Read, Write};
+
+/// `# Commandstats`: the commands that were called, or refused.
+pub(super) fn commands(session: &Session, text: &mut Text) {
+    let shared = &session.shared;
+    let sampled = ratio(
+        shared.sum(|worker| worker.sampled_nanos.get()),
+        shared.sum(|worker| worker.sampled_commands.get()),
+    );
+    for entry in table::all() {
+        let counts = Counts::of(shared, usize::from(entry.index));
+        if counts.calls + counts.rejected + counts.failed > 0 {
+            text.field(&format!("cmdstat_{}", entry.full_name()), counts.describe(sampled));
+        }
+    }
+}
+
+/// What all workers have counted of one command.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Counts {
+    calls: u64,
+    nanos: u64,
+    timed: u64,
+    rejected: u64,
+    failed: u64,
+}
+
+impl Counts {
+    fn of(shared: &Shared, index: usize) -> Self {
+        let mut sum = Self::default();
+        for row in shared.workers.iter().filter_map(|worker| worker.rows.get(index)) {
+            sum.calls += row.calls.get();
+            sum.nanos += row.nanos.get();
+            sum.timed += row.timed.get();
+            sum.rejected += row.rejected.get();
+            sum.failed += row.failed.get();
+        }
+        sum
+    }
+
+    /// Commands that weren't timed by themselves are taken to have lasted as long as the mean of the
+    /// batches that were, `sampled` nanoseconds.
+    fn describe(&self, sampled: f64) -> String {
+        let rest = self.calls.saturating_sub(self.timed);
+        let micros = (self.nanos as f64 + rest as f64 * sampled) / 1_000.0;
+        let mean = if self.calls == 0 { 0.0 } else { micros / self.calls as f64 };
+        format!(
+            "calls={},usec={},usec_per_call={mean:.2},rejected_calls={},failed_calls={}",
+            self.calls, micros as u64, self.rejected, self.failed
+        )
+    }
+}
+
+/// `# Errorstats`: the errors that were answered, by code.
+pub(super) fn errors(session: &Session, text: &mut Text) {
+    let errors = session.shared.errors.iter();
+    let mut errors: Vec<_> = errors.map(|error| (error.key().clone(), *error.value())).collect();
+    errors.sort();
+    for (code, count) in errors {
+        text.field(&format!("errorstat_{code}"), format_args!("count={count}"));
+    }
+}
+
+/// `# Keyspace`: the databases that aren't empty.
+pub(super) fn keyspace(session: &Session, text: &mut Text) {
+    let memory = session.cache().memory();
+    for db in 0..memory.databases() {
+        let (keys, expires) = memory.len(db);
+        if keys > 0 {
+            let counts = format_args!("keys={keys},expires={expires},avg_ttl=0");
+            text.field(&format!("db{db}"), counts);
+        }
+    }
+}
+
+/// `# Namespaces`: what happened between cache and store, by prefix.
+pub(super) fn namespaces(session: &Session, text: &mut Text) {
+    for (number, namespace) in session.cache().policies().iter().enumerate() {
+        text.field(&format!("namespace{number}"), describe(namespace));
+    }
+}
+
+fn describe(namespace: &Namespace) -> String {
+    let stats = &namespace.stats;
+    let loads = stats.loads.load(Relaxed);
+    let load_errors = stats.load_errors.load(Relaxed);
+    let mean = ratio(stats.load_micros.load(Relaxed), loads + load_errors);
+    format!(
+        "prefix={},db={},mode={},store={},loads={loads},load_errors={load_errors},\
+         usec_per_load={mean:.2},writes={},write_errors={}",
+        one_word(&namespace.prefix),
+        namespace.db,
+        mode(namespace),
+        namespace.store.as_ref().map_or("", |(name, _)| name),
+        stats.writes.load(Relaxed),
+        stats.write_errors.load(Relaxed)
+    )
+}
+
+/// A prefix without what would end its field or the line.
+fn one_word(prefix: &[u8]) -> String {
+    prefix.escape_ascii().to_string().replace(',', "\\x2c")
+}
+
+/// The shorthand of the configuration.
+fn mode(namespace: &Namespace) -> &'static str {
+    match (namespace.read, namespace.write) {
+        (Read::Aside, Write::None) => "cache-aside",
+        (Read::Through, Write::None) => "read-through",
+        (_, Write::Through) => "write-through",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        command::testing::{call, put, session, session_with},
+        config::Config,
+        policy::{NamespaceStats, Policies},
+    };
+
+    #[test]
+    fn time_is_measured_or_estimated() {
+        let counts = Counts { calls: 10, nanos: 8_000, timed: 4, rejected: 1, failed: 2 };
+        assert_eq!(
+            counts.describe(2_000.0),
+            "calls=10,usec=20,usec_per_call=2.00,rejected_calls=1,failed_calls=2"
+        );
+        let none = "calls=0,usec=0,usec_per_call=0.00,rejected_calls=0,failed_calls=0";
+        assert_eq!(Counts::default().describe(0.0), none);
+    }
+
+    #[test]
+    fn commands_and_errors_are_counted() {
+        let mut session = session();
+        call(&mut session, &["CONFIG", "GET", "timeout"]);
+        call(&mut session, &["CONFIG", "SET", "nope", "1"]);
+        call(&mut session, &["TIME", "x"]);
+        let reply = call(&mut session, &["INFO", "commandstats", "errorstats"]);
+        assert!(reply.contains("\r\ncmdstat_config|get:calls=1,"), "{reply}");
+        let lines: Vec<&str> = reply.split("\r\n").collect();
+        let line = |name: &str| lines.iter().find(|line| line.starts_with(name)).copied();
+        assert!(line("cmdstat_config|set:").unwrap().ends_with("rejected_calls=0,failed_calls=1"));
+        assert!(line("cmdstat_time:").unwrap().ends_with("rejected_calls=1,failed_calls=0"));
+        assert_eq!(line("errorstat_ERR:"), Some("errorstat_ERR:count=2"));
+    }
+
+    #[test]
+    fn databases_and_namespaces() {
+        let namespace = Namespace {
+            prefix: b"a,\n:"[..].into(),
+            db: 0,
+            read: Read::Aside,
+            write: Write::None,
+            ttl: None,
+            store: None,
+            stats: NamespaceStats::default(),
+        };
+        NamespaceStats::add(&namespace.stats.loads, 4);
+        NamespaceStats::add(&namespace.stats.load_micros, 10);
+        let policies = Policies::new(vec![namespace]);
+        let (mut session, _requests) = session_with(&Config::default(), policies);
+        session.select(3);
+        put(&session, "a", "x");
+        let reply = call(&mut session, &["INFO", "keyspace", "namespaces"]);
+        assert!(reply.contains("# Keyspace\r\ndb3:keys=1,expires=0,avg_ttl=0\r\n"), "{reply}");
+        let line = "namespace0:prefix=a\\x2c\\n:,db=0,mode=cache-aside,store=,loads=4,\
+                    load_errors=0,usec_per_load=2.50,writes=0,write_errors=0\r\n";
+        assert!(reply.contains(line), "{reply}");
+    }
+}

@@ -1,0 +1,445 @@
+//! Commands: the table, and the one way through which each of them is carried out.
+//!
+//! [`dispatch`] finds the row, checks arity, authority and pause, counts, and hands a command over keys
+//! to the cache, which holds the keys' stripes while the command's function runs. What can't be done
+//! while they are held (a load, a write to a store) comes back as [`Next::Below`] and is carried out by
+//! [`below`], where waiting is allowed. Replies of a command that stopped are taken back.
+
+mod allocator;
+mod apply;
+pub mod args;
+pub mod bitfield;
+pub mod bits;
+pub mod client;
+pub mod config_command;
+pub mod connection;
+pub mod debug;
+pub mod docs;
+pub mod dump;
+pub mod expire;
+mod expiry;
+mod figures;
+#[cfg(test)]
+mod fixture;
+pub mod info;
+mod info_counts;
+pub mod keys;
+pub mod keyspace;
+pub mod latency;
+pub mod latency_command;
+pub mod latency_report;
+pub mod lcs;
+pub mod lolwut;
+pub mod memory_command;
+pub mod monitor;
+pub mod object;
+pub mod rates;
+pub mod relocate;
+pub mod row;
+pub mod scan;
+pub mod server;
+pub mod session;
+pub mod shared;
+pub mod slowlog;
+pub mod strings;
+pub mod strings_many;
+pub mod strings_number;
+pub mod strings_range;
+pub mod table;
+#[cfg(test)]
+pub mod testing;
+
+use std::{sync::atomic::Ordering::Relaxed, time::Instant};
+
+use smallvec::{SmallVec, smallvec};
+
+pub use apply::most_clients;
+pub use args::{Args, OwnedArgs};
+pub use row::{Flags, Row, Run};
+pub use session::Session;
+
+use crate::{
+    cache::{
+        Job, Refusal, Use,
+        tx::{Key, Stop},
+    },
+    error::ClientError,
+    protocol::{Batch, Output, Reply, Span},
+};
+use session::{After, Replies};
+use shared::attention;
+use table::Entry;
+
+/// How a command ended, for its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// It is answered.
+    Done,
+    /// It has to go below: nothing has changed, nothing is answered; call [`below`].
+    Below,
+    /// It waits while clients are paused: nothing has changed; call again later.
+    Pause,
+}
+
+/// Bytes that an entry may take beside its key and value: header, rounding, slot and queues.
+const ROOM_OVERHEAD: usize = 96;
+/// Unknown commands and subcommands are shown with at most so many bytes of name and arguments.
+const SHOWN: usize = 128;
+/// `slowlog-log-slower-than` below which every command is timed by itself, in microseconds.
+pub const TIME_EACH_BELOW: u128 = 1_000;
+
+type Keys<'a> = SmallVec<[(Key<'a>, Use); 1]>;
+
+/// Finds the rows of a batch's commands, hashes their keys and starts loading what they will look at:
+/// first the lines of the table, then the entries. All before the first command runs.
+#[inline]
+pub fn prepare(
+    session: &Session,
+    buf: &[u8],
+    batch: &mut Batch,
+    found: &mut Vec<Option<&'static Entry>>,
+) {
+    found.clear();
+    let memory = session.cache().memory();
+    let many = batch.requests.len() > 1;
+    for request in &batch.requests {
+        let spans = &mut batch.spans[request.first as usize..][..request.count as usize];
+        let entry = table::find(spans[0].of(buf));
+        found.push(entry);
+        let Some(entry) = entry else { continue };
+        for_each_key(resolve(entry, buf, spans).row, spans.len(), |at| {
+            spans[at].hash = memory.hash(spans[at].of(buf));
+            if many {
+                memory.prefetch(session.db, spans[at].hash);
+            }
+        });
+    }
+    if many {
+        for (request, entry) in batch.requests.iter().zip(found.iter()) {
+            let spans = batch.args(request);
+            let single = entry.and_then(|entry| entry.row.single_key());
+            if let Some(span) = single.and_then(|(at, _)| spans.get(at)) {
+                memory.prefetch_entry(session.db, span.hash);
+            }
+        }
+    }
+}
+
+#[inline]
+fn for_each_key(row: &Row, count: usize, mut seen: impl FnMut(usize)) {
+    match row.single_key() {
+        Some((at, _)) if at < count => seen(at),
+        Some(_) => {}
+        None => row.key_positions(count).for_each(|(at, _)| seen(at)),
+    }
+}
+
+/// The subcommand's entry where there is one.
+#[inline]
+fn resolve(entry: &'static Entry, buf: &[u8], spans: &[Span]) -> &'static Entry {
+    match entry.row.run {
+        Run::Sub(_) => {
+            let name = spans.get(1).map_or(&[][..], |span| span.of(buf));
+            entry.subcommand(name).unwrap_or(entry)
+        }
+        _ => entry,
+    }
+}
+
+/// Carries out one command, as far as it can be without waiting.
+#[inline]
+pub fn dispatch(
+    session: &mut Session,
+    found: Option<&'static Entry>,
+    args: Args<'_>,
+    out: &mut Output,
+) -> Next {
+    let entry = match admit(session, found, args) {
+        Ok(entry) => entry,
+        Err(refused) => {
+            refuse(session, found, &refused, out);
+            return Next::Done;
+        }
+    };
+    if session.shared.attention.load(Relaxed) != 0 && must_wait(session, entry, args) {
+        return Next::Pause;
+    }
+    let mark = out.mark();
+    let next = if times_each(session, entry) {
+        timed(session, entry, args, out)
+    } else {
+        carry_out(session, entry, args, out)
+    };
+    if next == Next::Done {
+        if session.replies != Replies::On {
+            silence(session, mark, out);
+        }
+        session.stats.rows[usize::from(entry.index)].calls.add(1);
+        session.stats.commands.add(1);
+        session.client.last_command.store(entry.index + 1, Relaxed);
+    }
+    next
+}
+
+/// Whether a command is timed by itself: slow classes always, the others if the slow log asks for it.
+#[inline]
+fn times_each(session: &Session, entry: &Entry) -> bool {
+    !entry.row.flags.has(Flags::FAST) || session.times_each
+}
+
+fn timed(session: &mut Session, entry: &'static Entry, args: Args<'_>, out: &mut Output) -> Next {
+    let started = Instant::now();
+    let next = carry_out(session, entry, args, out);
+    if next == Next::Done {
+        note_time(session, entry, args, started);
+    }
+    next
+}
+
+/// Counts the time that a command took, and logs it if it was slow.
+fn note_time(session: &Session, entry: &Entry, args: Args<'_>, started: Instant) {
+    let took = started.elapsed();
+    let row = &session.stats.rows[usize::from(entry.index)];
+    row.nanos.add(took.as_nanos() as u64);
+    row.timed.add(1);
+    if !entry.row.flags.has(Flags::SKIP_SLOWLOG) {
+        let settings = &session.settings;
+        let slow = settings.slowlog_log_slower_than.is_some_and(|least| took >= least);
+        if slow {
+            let max = settings.slowlog_max_len as usize;
+            session.shared.slowlog.note(args, took, &session.client, session.now, max);
+        }
+        let fast = entry.row.flags.has(Flags::FAST);
+        let event = if fast { "fast-command" } else { "command" };
+        session.shared.latency.note(event, took, settings.latency_monitor_threshold, session.now);
+    }
+}
+
+/// Notes the time of a batch of fast commands.
+pub fn note_batch(session: &Session, commands: u64, nanos: u64) {
+    session.stats.sampled_commands.add(commands);
+    session.stats.sampled_nanos.add(nanos);
+}
+
+/// Checks what the row says: name, arity, authority.
+#[inline]
+fn admit(
+    session: &Session,
+    found: Option<&'static Entry>,
+    args: Args<'_>,
+) -> Result<&'static Entry, ClientError> {
+    let Some(mut entry) = found else { return Err(unknown(args)) };
+    if let Run::Sub(_) = entry.row.run
+        && args.len() > 1
+    {
+        entry = entry.subcommand(args.get(1)).ok_or_else(|| unknown_subcommand(entry, args))?;
+    }
+    if !entry.row.takes(args.len()) {
+        return Err(wrong_arity(entry));
+    }
+    if !session.authenticated && !entry.row.flags.has(Flags::NO_AUTH) {
+        return Err(ClientError::new("NOAUTH Authentication required."));
+    }
+    Ok(entry)
+}
+
+#[cold]
+fn refuse(
+    session: &mut Session,
+    found: Option<&'static Entry>,
+    error: &ClientError,
+    out: &mut Output,
+) {
+    if let Some(entry) = found {
+        session.stats.rows[usize::from(entry.index)].rejected.add(1);
+    }
+    session.stats.commands.add(1);
+    let mark = out.mark();
+    fail(session, error, &mut Reply::new(out, session.resp));
+    silence(session, mark, out);
+}
+
+/// Answers with an error, and counts it.
+fn fail(session: &Session, error: &ClientError, reply: &mut Reply<'_>) {
+    session.stats.errors.add(1);
+    session.shared.count_error(error.code());
+    reply.error(error);
+}
+
+#[cold]
+fn silence(session: &mut Session, mark: crate::protocol::Mark, out: &mut Output) {
+    match session.replies {
+        Replies::On => {}
+        Replies::Off => out.truncate(mark),
+        Replies::SkipNext => {
+            out.truncate(mark);
+            session.replies = Replies::Skip;
+        }
+        Replies::Skip => {
+            out.truncate(mark);
+            session.replies = Replies::On;
+        }
+    }
+}
+
+/// Runs the command's function.
+#[inline]
+fn carry_out(
+    session: &mut Session,
+    entry: &'static Entry,
+    args: Args<'_>,
+    out: &mut Output,
+) -> Next {
+    let mark = out.mark();
+    let mut reply = Reply::new(out, session.resp);
+    let result = match entry.row.run {
+        Run::Keys(run) => {
+            let keys = keys_of(entry.row, args);
+            let job = job_of(session, entry.row, args, &keys);
+            let attempt = session.shared.cache.attempt(&job, |tx| {
+                reply.truncate(mark);
+                run(tx, args, &mut reply)
+            });
+            match attempt {
+                Err(Refusal::Below) => {
+                    reply.truncate(mark);
+                    return Next::Below;
+                }
+                Err(Refusal::Client(error)) => Err(error),
+                Ok(()) => Ok(()),
+            }
+        }
+        Run::Session(run) => match run(session, args, &mut reply) {
+            Ok(()) => Ok(()),
+            Err(Stop::Client(error)) => Err(error),
+            Err(_) => Err(ClientError::OOM),
+        },
+        // COMMAND is the only container that is a command too.
+        Run::Sub(_) if entry.row.takes(1) => match docs::all(session, args, &mut reply) {
+            Ok(()) => Ok(()),
+            Err(Stop::Client(error)) => Err(error),
+            Err(_) => Err(ClientError::OOM),
+        },
+        // A container by its name alone: its arity refuses that before.
+        Run::Sub(_) => Err(wrong_arity(entry)),
+    };
+    if let Err(error) = result {
+        reply.truncate(mark);
+        session.stats.rows[usize::from(entry.index)].failed.add(1);
+        fail(session, &error, &mut reply);
+    }
+    Next::Done
+}
+
+/// Carries out a command that has to go below, where it may wait for a store.
+pub async fn below(session: &mut Session, found: &'static Entry, args: Args<'_>, out: &mut Output) {
+    let entry = found.subcommand(args.get(1)).unwrap_or(found);
+    let Run::Keys(run) = entry.row.run else { return };
+    let started = Instant::now();
+    let mark = out.mark();
+    let mut reply = Reply::new(out, session.resp);
+    let result = {
+        let keys = keys_of(entry.row, args);
+        let job = job_of(session, entry.row, args, &keys);
+        let run = |tx: &mut crate::cache::tx::Tx<'_>| {
+            reply.truncate(mark);
+            run(tx, args, &mut reply)
+        };
+        session.shared.cache.go_below(&job, run).await
+    };
+    if let Err(error) = result {
+        reply.truncate(mark);
+        session.stats.rows[usize::from(entry.index)].failed.add(1);
+        fail(session, &error, &mut reply);
+    }
+    if session.replies != Replies::On {
+        silence(session, mark, out);
+    }
+    session.stats.rows[usize::from(entry.index)].calls.add(1);
+    session.stats.commands.add(1);
+    session.client.last_command.store(entry.index + 1, Relaxed);
+    note_time(session, entry, args, started);
+}
+
+#[inline]
+fn keys_of<'a>(row: &Row, args: Args<'a>) -> Keys<'a> {
+    match row.single_key() {
+        Some((at, use_)) => smallvec![(args.key(at), use_)],
+        None => row.key_positions(args.len()).map(|(at, use_)| (args.key(at), use_)).collect(),
+    }
+}
+
+#[inline]
+fn job_of<'a>(session: &'a Session, row: &Row, args: Args<'_>, keys: &'a Keys<'_>) -> Job<'a> {
+    let grows = row.flags.has(Flags::DENYOOM);
+    // Rounding to a size class adds a quarter at most.
+    let room = if grows { args.bytes() * 5 / 4 + keys.len() * ROOM_OVERHEAD } else { 0 };
+    Job {
+        db: session.db,
+        now: session.now,
+        keys,
+        writes: row.flags.has(Flags::WRITE),
+        room,
+        touch: !session.no_touch,
+        counters: &session.stats.keys,
+    }
+}
+
+/// What dispatch does only when somebody monitors or clients are paused: shows the command, and says
+/// whether it has to wait.
+#[cold]
+fn must_wait(session: &Session, entry: &Entry, args: Args<'_>) -> bool {
+    let bits = session.shared.attention.load(Relaxed);
+    if bits & attention::PAUSE != 0
+        && let Some(pause) = *session.shared.pause.lock()
+    {
+        let exempt = entry.full_name().starts_with("client|");
+        let concerned = !pause.only_writes || entry.row.flags.has(Flags::WRITE);
+        if !exempt && concerned && session.shared.cache.clock().now() < pause.until {
+            return true;
+        }
+    }
+    if bits & attention::MONITOR != 0 && !entry.row.flags.has(Flags::SKIP_MONITOR) {
+        monitor::show(session, args);
+    }
+    false
+}
+
+#[cold]
+fn unknown(args: Args<'_>) -> ClientError {
+    let mut text = String::from("ERR unknown command '");
+    text.push_str(&shown(args.get(0), SHOWN));
+    text.push_str("', with args beginning with: ");
+    let start = text.len();
+    for arg in args.from(1) {
+        let left = SHOWN.saturating_sub(text.len() - start);
+        if left == 0 {
+            break;
+        }
+        text.push('\'');
+        text.push_str(&shown(arg, left));
+        text.push_str("' ");
+    }
+    ClientError::from(text)
+}
+
+fn unknown_subcommand(entry: &Entry, args: Args<'_>) -> ClientError {
+    let name = shown(args.get(1), SHOWN);
+    let container = entry.row.name.to_ascii_uppercase();
+    ClientError::from(format!("ERR unknown subcommand '{name}'. Try {container} HELP."))
+}
+
+/// The error for a wrong number of arguments.
+pub fn wrong_arity(entry: &Entry) -> ClientError {
+    ClientError::from(format!("ERR wrong number of arguments for '{}' command", entry.full_name()))
+}
+
+/// At most `most` bytes of what a client sent, as text.
+fn shown(bytes: &[u8], most: usize) -> String {
+    String::from_utf8_lossy(&bytes[..bytes.len().min(most)]).into_owned()
+}
+
+/// Takes what the last command asked its connection to do.
+pub fn take_after(session: &mut Session) -> After {
+    std::mem::take(&mut session.after)
+}

@@ -1,0 +1,178 @@
+//! What all sessions share: the cache, the settings, the clients, and what is counted.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+    time::Instant,
+};
+
+use dashmap::DashMap;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc};
+
+use super::{session::Client, slowlog::Slowlog, table};
+use crate::{
+    cache::{
+        Cache,
+        counter::{Counter, Counters},
+    },
+    config::Live,
+};
+
+/// What a worker counts; only the worker writes, anybody reads.
+pub struct WorkerStats {
+    /// Lookups.
+    pub keys: Counters,
+    /// Commands carried out.
+    pub commands: Counter,
+    /// By the row's index.
+    pub rows: Box<[RowStats]>,
+    /// Connections accepted.
+    pub connections: Counter,
+    /// Bytes received.
+    pub received: Counter,
+    /// Bytes sent.
+    pub sent: Counter,
+    /// Error replies.
+    pub errors: Counter,
+    /// Clients closed because they did not read their replies.
+    pub output_limit_closed: Counter,
+    /// Nanoseconds of batches of fast commands that were timed, and the commands in them.
+    pub sampled_nanos: Counter,
+    /// See `sampled_nanos`.
+    pub sampled_commands: Counter,
+    /// Connections of this worker now.
+    pub clients: AtomicU32,
+}
+
+/// What a worker counts for one command.
+#[derive(Default)]
+pub struct RowStats {
+    /// Times it was carried out.
+    pub calls: Counter,
+    /// Nanoseconds that it took, where it was timed by itself.
+    pub nanos: Counter,
+    /// Of `calls`, those that were timed by themselves.
+    pub timed: Counter,
+    /// Times it was refused before it ran.
+    pub rejected: Counter,
+    /// Times it ended in an error.
+    pub failed: Counter,
+}
+
+impl Default for WorkerStats {
+    fn default() -> Self {
+        Self {
+            keys: Counters::default(),
+            commands: Counter::default(),
+            rows: (0..table::all().len()).map(|_| RowStats::default()).collect(),
+            connections: Counter::default(),
+            received: Counter::default(),
+            sent: Counter::default(),
+            errors: Counter::default(),
+            output_limit_closed: Counter::default(),
+            sampled_nanos: Counter::default(),
+            sampled_commands: Counter::default(),
+            clients: AtomicU32::new(0),
+        }
+    }
+}
+
+/// Bits of [`Shared::attention`]: what dispatch has to look at before each command.
+pub mod attention {
+    /// Somebody monitors.
+    pub const MONITOR: u32 = 1;
+    /// Clients are paused.
+    pub const PAUSE: u32 = 2;
+}
+
+/// What CLIENT PAUSE asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pause {
+    /// Until when, unix milliseconds.
+    pub until: u64,
+    /// Whether only writes wait.
+    pub only_writes: bool,
+}
+
+/// A client in MONITOR mode, by number, and where it takes the lines from.
+pub type Watcher = (u64, mpsc::Sender<Arc<[u8]>>);
+
+/// How SHUTDOWN was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct ShutdownRequest {
+    /// Without waiting for clients.
+    pub now: bool,
+}
+
+/// What all sessions share.
+pub struct Shared {
+    /// The cache.
+    pub cache: Cache,
+    /// The settings.
+    pub live: Arc<Live>,
+    /// All connections, by number.
+    pub clients: DashMap<u64, Arc<Client>>,
+    /// The last number given to a client.
+    pub last_client: AtomicU64,
+    /// Each worker's counters.
+    pub workers: Vec<Arc<WorkerStats>>,
+    /// What dispatch must look at before each command (see [`attention`]).
+    pub attention: AtomicU32,
+    /// CLIENT PAUSE.
+    pub pause: Mutex<Option<Pause>>,
+    /// Wakes those who wait for a pause to end.
+    pub unpaused: Notify,
+    /// Those who watch all commands.
+    pub monitors: Mutex<Vec<Watcher>>,
+    /// The slow log.
+    pub slowlog: Slowlog,
+    /// LATENCY's events.
+    pub latency: super::latency::Latency,
+    /// Error replies by code.
+    pub errors: DashMap<String, u64>,
+    /// Connections refused because of `maxclients`.
+    pub refused: AtomicU64,
+    /// When the server started.
+    pub started: Instant,
+    /// The same, unix milliseconds.
+    pub started_at: u64,
+    /// Forty hexadecimal digits that name this run.
+    pub run_id: String,
+    /// The port that is listened on, 0 if none.
+    pub port: AtomicU32,
+    /// Asks the server to end.
+    pub shutdown: mpsc::UnboundedSender<ShutdownRequest>,
+    /// Whether the server is ending.
+    pub draining: AtomicBool,
+    /// The most memory that was used at any look.
+    pub peak_memory: AtomicU64,
+    /// Figures of a second ago, for instantaneous rates.
+    pub rates: super::rates::Rates,
+    /// Whether expired keys wait until they are read (DEBUG SET-ACTIVE-EXPIRE 0).
+    pub expiry_off: AtomicBool,
+}
+
+impl Shared {
+    /// The sum of a figure over all workers.
+    pub fn sum(&self, figure: impl Fn(&WorkerStats) -> u64) -> u64 {
+        self.workers.iter().map(|worker| figure(worker)).sum()
+    }
+
+    /// Counts an error reply by its code.
+    pub fn count_error(&self, code: &str) {
+        // Codes are few; a client can't make new ones.
+        *self.errors.entry(code.to_owned()).or_insert(0) += 1;
+    }
+
+    /// Sets or clears a bit of `attention`.
+    pub fn set_attention(&self, bit: u32, on: bool) {
+        if on {
+            self.attention.fetch_or(bit, Relaxed);
+        } else {
+            self.attention.fetch_and(!bit, Relaxed);
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! CONFIG REWRITE: edits the file in place. A key whose value still says the same stays as it is
+//! written; another value replaces it where it stands; a setting that the file lacks and that isn't
+//! at its default is added behind the last one at the top. Comments and order stay.
+//!
+//! The new text goes to a file beside the old one, is synced, and takes its place by a rename, so a
+//! crash leaves one or the other.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use toml_edit::{DocumentMut, Item, Table, Value as Toml};
+
+use super::{
+    file,
+    kind::Value,
+    settings::{SETTINGS, Setting, Settings, same_name},
+};
+
+/// Puts `settings` into the file at `path`.
+pub(super) fn rewrite(path: &Path, settings: &Settings) -> Result<(), String> {
+    // The file itself, should the path be a link to it.
+    let path = path.canonicalize().map_err(|why| why.to_string())?;
+    let old = file::load(&path)?;
+    let new = edit(&old, settings)?;
+    if new == old { Ok(()) } else { replace(&path, &new).map_err(|why| why.to_string()) }
+}
+
+/// The text with the values of `settings`.
+fn edit(text: &str, settings: &Settings) -> Result<String, String> {
+    let mut document: DocumentMut =
+        text.parse().map_err(|_| "the file is no longer valid TOML".to_owned())?;
+    for setting in SETTINGS {
+        edit_setting(document.as_table_mut(), setting, settings);
+    }
+    Ok(document.to_string())
+}
+
+fn edit_setting(root: &mut Table, setting: &Setting, settings: &Settings) {
+    let value = setting.value(settings);
+    let mut toml = setting.kind.toml(&value);
+    if let Some(key) = key_of(root, setting) {
+        let Some(item) = root.get_mut(&key) else { return };
+        if written(setting, item) == Some(value) {
+            return;
+        }
+        if let Some(old) = item.as_value() {
+            *toml.decor_mut() = old.decor().clone();
+        }
+        *item = Item::Value(toml);
+    } else if value != setting.value(&Settings::default()) {
+        root.insert(setting.name, Item::Value(toml));
+    }
+}
+
+/// The key under which the file has the setting.
+fn key_of(root: &Table, setting: &Setting) -> Option<String> {
+    let known = |key: &str| setting.names().any(|name| same_name(name, key));
+    root.iter().map(|(key, _)| key).find(|key| known(key)).map(str::to_owned)
+}
+
+/// What the file says now, with the defaults for what it leaves open.
+fn written(setting: &Setting, item: &Item) -> Option<Value> {
+    let value = item.as_value().and_then(|toml: &Toml| setting.kind.parse_toml(toml).ok())?;
+    let mut settings = Settings::default();
+    setting.put(&mut settings, value);
+    Some(setting.value(&settings))
+}
+
+/// Replaces the file's text, and keeps its permissions.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let temporary = beside(path);
+    let written = write_new(&temporary, path, text).and_then(|()| fs::rename(&temporary, path));
+    if written.is_err() {
+        // Best effort: the error that counts is the first one.
+        let _ = fs::remove_file(&temporary);
+    }
+    written?;
+    path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
+}
+
+fn beside(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.{}.tmp", std::process::id()))
+}
+
+/// Readable by nobody else until it has the old file's permissions: it may hold a password.
+fn write_new(temporary: &Path, like: &Path, text: &str) -> io::Result<()> {
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(temporary)?;
+    file.write_all(text.as_bytes())?;
+    file.set_permissions(fs::metadata(like)?.permissions())?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::config::{Config, Live};
+
+    const FILE: &str = "\
+# Our cache.
+port = 7000        # not the default
+
+# How much it may take.
+maxmemory = \"1gb\"  # of sixteen
+tcp_keepalive = \"1m\"
+client-output-buffer-limit = \"normal 1mb 0 0\"
+
+# The database.
+[store.main]
+kind = \"redb\"      # embedded
+
+[[namespace]]
+prefix = \"user:\"
+mode = \"read-through\"
+store = \"main\"
+";
+
+    fn parsed(text: &str) -> Settings {
+        Config::from_toml(text, "file").expect("a configuration").settings
+    }
+
+    fn changed(pairs: &[(&str, &str)]) -> (Settings, String) {
+        let mut settings = parsed(FILE);
+        for (name, text) in pairs {
+            let setting = Setting::named(name).expect("a setting");
+            setting.parse_into(&mut settings, text).expect("a value");
+        }
+        let text = edit(FILE, &settings).expect("edited");
+        (settings, text)
+    }
+
+    #[test]
+    fn nothing_changed_nothing_touched() {
+        assert_eq!(changed(&[]).1, FILE);
+        assert_eq!(changed(&[("maxmemory", "1024mb"), ("tcp-keepalive", "60")]).1, FILE);
+    }
+
+    #[test]
+    fn values_change_where_they_stand() {
+        let (settings, text) = changed(&[("maxmemory", "2gb"), ("tcp-keepalive", "90")]);
+        let expected = FILE.replace("\"1gb\"", "\"2gb\"").replace("\"1m\"", "\"90s\"");
+        assert_eq!(text, expected);
+        assert_eq!(parsed(&text), settings);
+    }
+
+    #[test]
+    fn new_ones_come_behind_the_last() {
+        let (settings, text) =
+            changed(&[("requirepass", "a\"b\\c\n"), ("protected-mode", "no"), ("timeout", "7")]);
+        let (top, tables) = FILE.split_once("\n# The database.").expect("two parts");
+        assert!(text.starts_with(top), "{text}");
+        assert!(text.ends_with(tables), "{text}");
+        for line in ["protected-mode = false\n", "timeout = \"7s\"\n"] {
+            assert!(text.contains(line), "{text}");
+        }
+        assert_eq!(parsed(&text), settings);
+    }
+
+    #[test]
+    fn every_setting_survives() {
+        let mut settings = Settings {
+            unixsocket: Some("/tmp/s".into()),
+            unixsocketperm: 0o700,
+            slowlog_log_slower_than: None,
+            bind: Vec::new(),
+            maxmemory_policy: crate::config::MaxmemoryPolicy::Noeviction,
+            ..Settings::default()
+        };
+        settings.client_output_buffer_limit.pubsub.hard = 1_500;
+        for text in ["", "# only a comment", "[store.a]\nkind = 'memory'\n", FILE] {
+            let text = edit(text, &settings).expect("edited");
+            assert_eq!(parsed(&text), settings, "{text}");
+        }
+    }
+
+    #[test]
+    fn config_rewrite_end_to_end() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("larder.toml");
+        fs::write(&path, FILE).expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("permissions");
+        let link = directory.path().join("link.toml");
+        std::os::unix::fs::symlink(&path, &link).expect("a link");
+        let config = Config::from_args(["larder".as_ref(), link.as_os_str()]).expect("a config");
+        let live = Live::new(&config);
+        live.config_set(&[(b"maxmemory", b"2gb")]).expect("set");
+        live.rewrite().expect("rewritten");
+        assert_eq!(fs::read_to_string(&path).expect("read"), FILE.replace("1gb", "2gb"));
+        assert_eq!(fs::metadata(&path).expect("metadata").permissions().mode() & 0o777, 0o640);
+        assert!(fs::symlink_metadata(&link).expect("the link").is_symlink());
+        assert_eq!(fs::read_dir(directory.path()).expect("entries").count(), 2);
+    }
+
+    #[test]
+    fn a_file_that_broke_is_left_alone() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("larder.toml");
+        fs::write(&path, "port = [").expect("written");
+        let error = rewrite(&path, &Settings::default()).expect_err("broken");
+        assert_eq!(error, "the file is no longer valid TOML");
+        assert_eq!(fs::read_to_string(&path).expect("read"), "port = [");
+        fs::remove_file(&path).expect("removed");
+        let error = rewrite(&path, &Settings::default()).expect_err("gone");
+        assert!(error.starts_with("No such file"), "{error}");
+    }
+}

@@ -1,0 +1,459 @@
+//! Stores and namespaces: the `[store.NAME]` and `[[namespace]]` tables of the file. Their keys are
+//! declared once, in [`STORE_KEYS`] and [`NAMESPACE_KEYS`], for the reader and for the docs.
+
+use std::{path::PathBuf, time::Duration};
+
+use toml_edit::{Item, TableLike, Value as Toml};
+
+use super::{
+    file::{Origin, Span, key_span, parse, unknown},
+    kind::{Kind, Unit, Value},
+    settings::{Settings, nearest, same_name},
+    types::Mode,
+};
+
+/// The longest TTL: a hundred years, in milliseconds.
+const TTL_MAX: i64 = 36_500 * 86_400_000;
+/// The longest prefix in bytes, and the longest name of a store.
+const MAX_PREFIX: usize = 1024;
+const MAX_NAME: usize = 64;
+/// The most stores, and the most namespaces.
+const MAX_TABLES: usize = 1024;
+
+/// A store that namespaces refer to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreConfig {
+    /// The name: NAME of `[store.NAME]`.
+    pub name: String,
+    /// What it is.
+    pub kind: StoreKind,
+}
+
+/// What a store is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreKind {
+    /// In this process's memory: it forgets at a restart, so it is for tests and trials.
+    Memory,
+    /// The embedded database, in one file.
+    Redb {
+        /// The file; where the configuration names none, `store.redb` in `dir`.
+        path: PathBuf,
+    },
+}
+
+/// A key prefix and what a miss and a write do to its store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamespaceConfig {
+    /// The prefix; the longest that fits a key wins, and `""` fits every key.
+    pub prefix: String,
+    /// How it works with its store.
+    pub mode: Mode,
+    /// The name of its store; none with [`Mode::CacheAside`], always one otherwise.
+    pub store: Option<String>,
+    /// How long a copy is fresh.
+    pub ttl: Option<Duration>,
+    /// The database that it applies to.
+    pub db: u32,
+}
+
+/// One key of a table: what the docs say of it.
+#[derive(Debug)]
+pub struct TableKey {
+    /// The name.
+    pub name: &'static str,
+    /// What values it takes.
+    pub kind: Kind,
+    /// What holds where it is left out.
+    pub default: &'static str,
+    /// What it is for.
+    pub help: &'static str,
+}
+
+/// The kinds of stores.
+const STORE_KINDS: &[&str] = &["memory", "redb"];
+
+/// The keys of `[store.NAME]`.
+pub static STORE_KEYS: &[TableKey] = &[
+    TableKey {
+        name: "kind",
+        kind: Kind::Choice(STORE_KINDS),
+        default: "required",
+        help: "`memory` lives and dies with the process; `redb` is a database in one file.",
+    },
+    TableKey {
+        name: "path",
+        kind: Kind::Path,
+        default: "`store.redb` in `dir`",
+        help: "The file of a `redb` store; no two stores share one.",
+    },
+];
+
+/// The keys of `[[namespace]]`.
+pub static NAMESPACE_KEYS: &[TableKey] = &[
+    TableKey {
+        name: "prefix",
+        kind: Kind::Text,
+        default: "required",
+        help: "Its keys begin with it; the longest prefix wins, `\"\"` is the catch-all.",
+    },
+    TableKey {
+        name: "mode",
+        kind: Kind::Choice(Mode::NAMES),
+        default: "required",
+        help: "`cache-aside`: no store, the application loads and writes. `read-through`: a miss \
+               is loaded from the store. `write-through`: that, and a write is in the store before \
+               the reply.",
+    },
+    TableKey {
+        name: "store",
+        kind: Kind::Text,
+        default: "required unless `mode` is `cache-aside`",
+        help: "The name of the store.",
+    },
+    TableKey {
+        name: "ttl",
+        kind: Kind::Time(Unit::Millis, 1, TTL_MAX),
+        default: "none",
+        help: "How long a copy is fresh; after that it is loaded again.",
+    },
+    TableKey {
+        name: "db",
+        kind: Kind::Integer(0, 255),
+        default: "0",
+        help: "The database that it applies to, below `databases`.",
+    },
+];
+
+/// Reads `[store.NAME]` for every NAME.
+pub(super) fn read_stores(
+    origin: Origin<'_>,
+    item: Option<&Item>,
+    settings: &Settings,
+) -> Result<Vec<StoreConfig>, String> {
+    let Some(item) = item else { return Ok(Vec::new()) };
+    let wrong = |span: &Span| origin.error(span, "stores are tables, `[store.NAME]`");
+    let all = item.as_table_like().ok_or_else(|| wrong(&item.span()))?;
+    let mut stores: Vec<StoreConfig> = Vec::new();
+    for (name, item) in all.iter() {
+        let key = key_span(all, name);
+        let table = item.as_table_like().ok_or_else(|| wrong(&key))?;
+        let table = Reader { origin, table, span: item.span().or(key), keys: STORE_KEYS };
+        let kind = read_store(&table, name, settings)?;
+        if let Some(other) = stores.iter().find(|other| shares_file(&other.kind, &kind)) {
+            let message = format!("store `{name}` has the same file as store `{}`", other.name);
+            return Err(table.error("path", message));
+        }
+        stores.push(StoreConfig { name: name.to_owned(), kind });
+    }
+    if stores.len() > MAX_TABLES {
+        return Err(wrong(&item.span()) + ", and at most 1024 of them");
+    }
+    Ok(stores)
+}
+
+fn read_store(table: &Reader<'_>, name: &str, settings: &Settings) -> Result<StoreKind, String> {
+    let letter = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(letter) {
+        let message = "a store's name is made of letters, digits, `-` and `_`, at most 64";
+        return Err(table.origin.error(&table.span, message));
+    }
+    table.check_keys()?;
+    let path = table.text("path")?;
+    match (table.required("kind")?, path) {
+        (Value::Choice("redb"), _) if !cfg!(feature = "redb") => {
+            Err(table.error("kind", "this larder was built without the feature `redb`"))
+        }
+        (Value::Choice("redb"), Some(path)) if path.is_empty() => {
+            Err(table.error("path", "`path` is empty"))
+        }
+        (Value::Choice("redb"), path) => {
+            let path = path.map_or_else(|| settings.dir.join("store.redb"), PathBuf::from);
+            Ok(StoreKind::Redb { path })
+        }
+        (_, Some(_)) => Err(table.error("path", "a store of kind `memory` has no `path`")),
+        (_, None) => Ok(StoreKind::Memory),
+    }
+}
+
+fn shares_file(a: &StoreKind, b: &StoreKind) -> bool {
+    matches!((a, b), (StoreKind::Redb { path: a }, StoreKind::Redb { path: b }) if a == b)
+}
+
+/// Reads every `[[namespace]]`.
+pub(super) fn read_namespaces(
+    origin: Origin<'_>,
+    item: Option<&Item>,
+    settings: &Settings,
+    stores: &[StoreConfig],
+) -> Result<Vec<NamespaceConfig>, String> {
+    let mut namespaces: Vec<NamespaceConfig> = Vec::new();
+    for (table, span) in item.map_or_else(|| Ok(Vec::new()), |item| tables(origin, item))? {
+        let table = Reader { origin, table, span, keys: NAMESPACE_KEYS };
+        let namespace = read_namespace(&table, settings, stores)?;
+        let same = |other: &NamespaceConfig| {
+            (&other.prefix, other.db) == (&namespace.prefix, namespace.db)
+        };
+        if namespaces.iter().any(same) {
+            return Err(table.error("prefix", "another namespace has the same prefix"));
+        }
+        namespaces.push(namespace);
+    }
+    Ok(namespaces)
+}
+
+fn read_namespace(
+    table: &Reader<'_>,
+    settings: &Settings,
+    stores: &[StoreConfig],
+) -> Result<NamespaceConfig, String> {
+    table.check_keys()?;
+    let prefix = table.required("prefix").map(into_text)?;
+    if prefix.len() > MAX_PREFIX {
+        return Err(table.error("prefix", "a prefix has at most 1024 bytes"));
+    }
+    let mode = match table.required("mode")? {
+        Value::Choice(name) => Mode::named(name).unwrap_or(Mode::CacheAside),
+        _ => Mode::CacheAside,
+    };
+    let store = read_store_name(table, mode, stores)?;
+    let ttl = match table.value("ttl")? {
+        Some(Value::Time(ttl)) => ttl,
+        _ => None,
+    };
+    Ok(NamespaceConfig { prefix, mode, store, ttl, db: read_db(table, settings)? })
+}
+
+/// The store of a namespace: none for cache-aside, else one that exists.
+fn read_store_name(
+    table: &Reader<'_>,
+    mode: Mode,
+    stores: &[StoreConfig],
+) -> Result<Option<String>, String> {
+    match (mode, table.text("store")?) {
+        (Mode::CacheAside, None) => Ok(None),
+        (Mode::CacheAside, Some(_)) => {
+            Err(table.error("store", "mode `cache-aside` has no store; leave out `store`"))
+        }
+        (mode, None) => Err(table.error("mode", format!("mode `{}` needs a `store`", mode.name()))),
+        (_, Some(name)) if stores.iter().any(|store| store.name == name) => Ok(Some(name)),
+        (_, Some(name)) => Err(table.error("store", no_such_store(&name, stores))),
+    }
+}
+
+fn no_such_store(name: &str, stores: &[StoreConfig]) -> String {
+    let hint = nearest(name, stores.iter().map(|store| store.name.as_str()));
+    let hint = hint.map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+    format!("no `[store.{}]`{hint}", name.escape_debug())
+}
+
+fn read_db(table: &Reader<'_>, settings: &Settings) -> Result<u32, String> {
+    let db = match table.value("db")? {
+        Some(Value::Integer(db)) => u32::try_from(db).unwrap_or(u32::MAX),
+        _ => 0,
+    };
+    if db >= settings.databases {
+        let message = format!("`db` is not below `databases`, which is {}", settings.databases);
+        return Err(table.error("db", message));
+    }
+    Ok(db)
+}
+
+/// The tables of `[[namespace]]`, or of an array of inline ones.
+fn tables<'a>(
+    origin: Origin<'_>,
+    item: &'a Item,
+) -> Result<Vec<(&'a dyn TableLike, Span)>, String> {
+    let wrong =
+        |span: Span| origin.error(&span, "namespaces are an array of tables, `[[namespace]]`");
+    let tables = match item {
+        Item::ArrayOfTables(list) => {
+            list.iter().map(|table| (table as &dyn TableLike, table.span())).collect()
+        }
+        Item::Value(Toml::Array(list)) => {
+            let inline = |value: &'a Toml| match value {
+                Toml::InlineTable(table) => Ok((table as &dyn TableLike, table.span())),
+                other => Err(wrong(other.span())),
+            };
+            list.iter().map(inline).collect::<Result<Vec<_>, _>>()?
+        }
+        other => return Err(wrong(other.span())),
+    };
+    if tables.len() > MAX_TABLES {
+        Err(wrong(item.span()) + ", and at most 1024")
+    } else {
+        Ok(tables)
+    }
+}
+
+/// One table on its way in.
+struct Reader<'a> {
+    origin: Origin<'a>,
+    table: &'a dyn TableLike,
+    span: Span,
+    keys: &'static [TableKey],
+}
+
+impl Reader<'_> {
+    /// Refuses keys that the table doesn't know, and one key in two spellings.
+    fn check_keys(&self) -> Result<(), String> {
+        for (key, _) in self.table.iter() {
+            let span = key_span(self.table, key);
+            if !self.keys.iter().any(|known| same_name(known.name, key)) {
+                let known = self.keys.iter().map(|known| known.name);
+                return Err(unknown(self.origin, &span, key, known));
+            }
+            if self.find(key).is_some_and(|(first, _)| first != key) {
+                return Err(self.origin.error(&span, format!("`{key}` is set twice")));
+            }
+        }
+        Ok(())
+    }
+
+    fn find(&self, name: &str) -> Option<(&str, &Item)> {
+        self.table.iter().find(|(key, _)| same_name(name, key))
+    }
+
+    fn value(&self, name: &'static str) -> Result<Option<Value>, String> {
+        let Some(known) = self.keys.iter().find(|known| known.name == name) else {
+            return Ok(None);
+        };
+        let Some((key, item)) = self.find(name) else { return Ok(None) };
+        parse(self.origin, key, known.kind, item, &key_span(self.table, key)).map(Some)
+    }
+
+    fn required(&self, name: &'static str) -> Result<Value, String> {
+        self.value(name)?
+            .ok_or_else(|| self.origin.error(&self.span, format!("`{name}` is missing")))
+    }
+
+    fn text(&self, name: &'static str) -> Result<Option<String>, String> {
+        Ok(self.value(name)?.map(into_text))
+    }
+
+    /// An error at the value of a key, or at the table where the key isn't there.
+    fn error(&self, name: &str, message: impl AsRef<str>) -> String {
+        let span = self.find(name).and_then(|(_, item)| item.span()).or_else(|| self.span.clone());
+        self.origin.error(&span, message)
+    }
+}
+
+fn into_text(value: Value) -> String {
+    match value {
+        Value::Text(text) => text,
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn config(text: &str) -> Config {
+        Config::from_toml(text, "larder.toml").expect(text)
+    }
+
+    fn error(text: &str) -> String {
+        Config::from_toml(text, "larder.toml").map(|_| ()).expect_err(text)
+    }
+
+    const STORES: &str = "[store.main]\nkind = 'redb'\n[store.trial]\nkind = 'memory'\n";
+
+    #[test]
+    fn stores_and_namespaces() {
+        let text = format!(
+            "dir = 'd'\n{STORES}\
+             [[namespace]]\nprefix = 'user:'\nmode = 'write-through'\nstore = 'main'\nttl = '10m'\n\
+             [[namespace]]\nprefix = ''\nmode = 'cache-aside'\n\
+             [[namespace]]\nprefix = ''\nmode = 'read-through'\nstore = 'trial'\ndb = 15\n"
+        );
+        let config = config(&text);
+        let path = PathBuf::from("d/store.redb");
+        assert_eq!(
+            config.stores[0],
+            StoreConfig { name: "main".into(), kind: StoreKind::Redb { path } }
+        );
+        assert_eq!(config.stores[1].kind, StoreKind::Memory);
+        let user = NamespaceConfig {
+            prefix: "user:".into(),
+            mode: Mode::WriteThrough,
+            store: Some("main".into()),
+            ttl: Some(Duration::from_secs(600)),
+            db: 0,
+        };
+        assert_eq!(config.namespaces[0], user);
+        assert_eq!(config.namespaces[1].store, None);
+        assert_eq!(config.namespaces[2].db, 15);
+    }
+
+    #[test]
+    fn inline_tables_are_tables() {
+        let text = "store = { a = { kind = 'redb', path = 'x' } }\n\
+                    namespace = [{ prefix = '', mode = 'read-through', store = 'a' }]\n";
+        let config = config(text);
+        assert_eq!(config.stores[0].kind, StoreKind::Redb { path: "x".into() });
+        assert_eq!(config.namespaces[0].store.as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn errors_of_stores() {
+        for (text, message) in [
+            ("store = 1", "1:9: stores are tables, `[store.NAME]`"),
+            ("[store.a]\npath = 'x'", "1:1: `kind` is missing"),
+            ("[store.a]\nkind = 'oracle'", "2:8: `kind`: expected one of memory, redb"),
+            ("[store.a]\nkidn = 'redb'", "2:1: unknown key `kidn`; did you mean `kind`?"),
+            (
+                "[store.a]\nkind = 'memory'\npath = 'x'",
+                "3:8: a store of kind `memory` has no `path`",
+            ),
+            (
+                "[store.a]\nkind = 'redb'\n[store.b]\nkind = 'redb'",
+                "3:1: store `b` has the same file as store `a`",
+            ),
+            (
+                "[store.'a b']\nkind = 'memory'",
+                "1:1: a store's name is made of letters, digits, `-` and `_`, at most 64",
+            ),
+        ] {
+            assert_eq!(error(text), format!("larder.toml:{message}"), "{text}");
+        }
+    }
+
+    #[test]
+    fn errors_of_namespaces() {
+        for (text, message) in [
+            ("mode = 'cache-aside'", "5:1: `prefix` is missing"),
+            ("prefix = ''", "5:1: `mode` is missing"),
+            ("prefix = ''\nmode = 'read-through'", "7:8: mode `read-through` needs a `store`"),
+            (
+                "prefix = ''\nmode = 'cache-aside'\nstore = 'main'",
+                "8:9: mode `cache-aside` has no store; leave out `store`",
+            ),
+            (
+                "prefix = ''\nmode = 'read-through'\nstore = 'mian'",
+                "8:9: no `[store.mian]`; did you mean `main`?",
+            ),
+            ("prefx = ''", "6:1: unknown key `prefx`; did you mean `prefix`?"),
+            ("prefix = 1", "6:10: `prefix`: expected a text (found: integer)"),
+            (
+                "prefix = ''\nmode = 'cache-aside'\nttl = 5",
+                "8:7: `ttl`: a bare number has no unit; expected a duration in whole milliseconds \
+                 with its unit, such as \"10s\" (found: integer)",
+            ),
+            (
+                "prefix = ''\nmode = 'cache-aside'\ndb = 16",
+                "8:6: `db` is not below `databases`, which is 16",
+            ),
+            (
+                "prefix = ''\nmode = 'cache-aside'\n\
+                 [[namespace]]\nprefix = ''\nmode = 'cache-aside'",
+                "9:10: another namespace has the same prefix",
+            ),
+        ] {
+            let text = format!("{STORES}[[namespace]]\n{text}\n");
+            assert_eq!(error(&text), format!("larder.toml:{message}"), "{text}");
+        }
+        let message = "larder.toml:1:2: namespaces are an array of tables, `[[namespace]]`";
+        assert!(error("[namespace]\nprefix = ''").ends_with(&message["larder.toml:1:2".len()..]));
+    }
+}

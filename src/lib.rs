@@ -1,0 +1,17 @@
+//! Larder: a cache that speaks the Redis protocol and knows the database behind it.
+#![deny(unsafe_code)]
+
+pub mod cache;
+pub mod clock;
+#[cfg(feature = "server")]
+pub mod command;
+#[cfg(feature = "server")]
+pub mod config;
+pub mod error;
+pub mod policy;
+pub mod protocol;
+#[cfg(feature = "server")]
+pub mod server;
+pub mod store;
+pub mod tier;
+pub mod value;

@@ -1,0 +1,172 @@
+//! Policies: when the store is asked, and when it is told, by key prefix.
+//!
+//! A [`Namespace`] is a prefix in one database with its policy, its time to live and its store; the
+//! longest prefix wins. Without namespaces every key is plain cache, at no cost.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use crate::{store::Store, tier::entry::Meta};
+
+/// What a miss does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// It is a miss; the application loads.
+    Aside,
+    /// It loads from the store.
+    Through,
+}
+
+/// What a write does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// It changes the cache.
+    None,
+    /// It changes the store first, then the cache, then it is answered.
+    Through,
+}
+
+/// What happened below the cache in one namespace.
+#[derive(Debug, Default)]
+pub struct NamespaceStats {
+    /// Keys that were loaded from the store, or were found missing there.
+    pub loads: AtomicU64,
+    /// Loads that the store failed.
+    pub load_errors: AtomicU64,
+    /// Microseconds that loads took.
+    pub load_micros: AtomicU64,
+    /// Keys that were written to the store.
+    pub writes: AtomicU64,
+    /// Writes that the store failed or refused.
+    pub write_errors: AtomicU64,
+}
+
+impl NamespaceStats {
+    /// Adds to a figure.
+    pub fn add(figure: &AtomicU64, count: u64) {
+        figure.fetch_add(count, Relaxed);
+    }
+}
+
+/// A prefix and what holds for its keys.
+pub struct Namespace {
+    /// The prefix; empty: all keys that no other namespace has.
+    pub prefix: Box<[u8]>,
+    /// The database in which it applies; elsewhere its keys are plain cache.
+    pub db: usize,
+    /// What a miss does.
+    pub read: Read,
+    /// What a write does.
+    pub write: Write,
+    /// How long a copy is good for (with [`Read::Aside`]: the deadline of keys set without one).
+    pub ttl: Option<Duration>,
+    /// The store and its name.
+    pub store: Option<(Box<str>, Arc<dyn Store>)>,
+    /// What happened below.
+    pub stats: NamespaceStats,
+}
+
+/// All namespaces, the longest prefix first.
+#[derive(Default)]
+pub struct Policies(Vec<Namespace>);
+
+impl Policies {
+    /// Namespaces in any order.
+    pub fn new(mut namespaces: Vec<Namespace>) -> Self {
+        namespaces.sort_by_key(|namespace| std::cmp::Reverse(namespace.prefix.len()));
+        Self(namespaces)
+    }
+
+    /// Whether every key is plain cache.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// All namespaces, the longest prefix first.
+    pub fn iter(&self) -> impl Iterator<Item = &Namespace> {
+        self.0.iter()
+    }
+
+    /// The namespace of a key.
+    #[inline]
+    pub fn of(&self, db: usize, key: &[u8]) -> Option<&Namespace> {
+        self.0.iter().find(|namespace| namespace.db == db && key.starts_with(&namespace.prefix))
+    }
+
+    /// The number of a key's namespace, for those that must not borrow.
+    pub fn index_of(&self, db: usize, key: &[u8]) -> Option<usize> {
+        self.0.iter().position(|namespace| namespace.db == db && key.starts_with(&namespace.prefix))
+    }
+
+    /// A namespace by its number.
+    pub fn at(&self, index: usize) -> &Namespace {
+        &self.0[index]
+    }
+
+    /// Adds to a new entry what its namespace says of its life.
+    #[inline]
+    pub fn stamp(&self, db: usize, key: &[u8], now: u64, meta: Meta) -> Meta {
+        if self.is_empty() {
+            return meta;
+        }
+        let Some(namespace) = self.of(db, key) else { return meta };
+        let Some(ttl) = namespace.ttl else { return meta };
+        let end = now + ttl.as_millis() as u64;
+        match namespace.read {
+            Read::Aside if meta.deadline == 0 => Meta { deadline: end, ..meta },
+            Read::Aside => meta,
+            Read::Through => Meta { fresh_until: end, ..meta },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn namespace(prefix: &str, read: Read) -> Namespace {
+        Namespace {
+            prefix: prefix.as_bytes().into(),
+            db: 0,
+            read,
+            write: Write::None,
+            ttl: Some(Duration::from_secs(1)),
+            store: None,
+            stats: NamespaceStats::default(),
+        }
+    }
+
+    #[test]
+    fn the_longest_prefix_wins_in_its_database() {
+        let policies = Policies::new(vec![
+            namespace("", Read::Aside),
+            namespace("user:1:", Read::Through),
+            namespace("user:", Read::Aside),
+        ]);
+        let prefix = |db, key: &[u8]| policies.of(db, key).map(|found| &*found.prefix);
+        assert_eq!(prefix(0, b"user:1:x"), Some(&b"user:1:"[..]));
+        assert_eq!(prefix(0, b"user:2"), Some(&b"user:"[..]));
+        assert_eq!(prefix(0, b"else"), Some(&b""[..]));
+        assert_eq!(prefix(1, b"user:2"), None);
+    }
+
+    #[test]
+    fn a_ttl_is_the_deadline_aside_and_freshness_otherwise() {
+        let policies =
+            Policies::new(vec![namespace("a:", Read::Aside), namespace("t:", Read::Through)]);
+        let stamp = |key: &[u8], deadline| {
+            let meta = policies.stamp(0, key, 5_000, Meta { deadline, ..Meta::default() });
+            (meta.deadline, meta.fresh_until)
+        };
+        assert_eq!(stamp(b"a:1", 0), (6_000, 0));
+        assert_eq!(stamp(b"a:1", 9_000), (9_000, 0));
+        assert_eq!(stamp(b"t:1", 9_000), (9_000, 6_000));
+        assert_eq!(stamp(b"x", 0), (0, 0));
+    }
+}

@@ -1,0 +1,220 @@
+//! Accepting connections, and giving each to the worker with the fewest.
+
+use std::{
+    fs, io,
+    net::{SocketAddr, ToSocketAddrs},
+    os::{fd::AsRawFd, unix::fs::PermissionsExt},
+    path::Path,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    sync::mpsc::UnboundedSender,
+};
+
+use super::{stream::Accepted, worker::Message};
+use crate::{
+    command::{session::Client, shared::Shared},
+    config::Settings,
+    error::Error,
+};
+
+/// How long accepting rests when the system has no descriptor or memory left.
+const REST: Duration = Duration::from_millis(100);
+const TOO_MANY: &[u8] = b"-ERR max number of clients reached\r\n";
+const DENIED: &[u8] = b"-DENIED Larder is running in protected mode because protected mode is enabled and no password is set for the default user. In this mode connections are only accepted from the loopback interface. To accept others, set a password (requirepass in the configuration file, or CONFIG SET requirepass from the loopback interface), or turn protected mode off with 'CONFIG SET protected-mode no' if the server can't be reached from outside.\r\n";
+
+type Posts = Arc<Vec<UnboundedSender<Message>>>;
+
+/// Binds every address and starts accepting; returns the addresses.
+pub(super) async fn listen(
+    shared: &Arc<Shared>,
+    settings: &Settings,
+    posts: Vec<UnboundedSender<Message>>,
+) -> Result<Vec<String>, Error> {
+    let posts: Posts = Arc::new(posts);
+    let mut addresses = Vec::new();
+    let mut port = settings.port;
+    for bind in &settings.bind {
+        match bind_tcp(&bind.host, port, settings.tcp_backlog) {
+            Ok(listener) => {
+                let address = listener.local_addr()?;
+                // Port 0 is the system's choice: the same for all addresses.
+                port = address.port();
+                addresses.push(address.to_string());
+                tokio::spawn(accept_tcp(listener, shared.clone(), posts.clone()));
+            }
+            Err(why) if bind.optional => tracing::debug!("{} is left out: {why}", bind.host),
+            Err(why) => return Err(Error::Bind(format!("{}:{port}", bind.host), why)),
+        }
+    }
+    if !addresses.is_empty() {
+        shared.port.store(u32::from(port), Relaxed);
+    }
+    if let Some(path) = &settings.unixsocket {
+        let fail = |why| Error::Bind(path.display().to_string(), why);
+        let listener = bind_unix(path, settings.unixsocketperm).map_err(fail)?;
+        addresses.push(path.display().to_string());
+        tokio::spawn(accept_unix(listener, path.display().to_string(), shared.clone(), posts));
+    }
+    Ok(addresses)
+}
+
+fn bind_tcp(host: &str, port: u16, backlog: u32) -> io::Result<TcpListener> {
+    let mut addresses = (host, port).to_socket_addrs()?;
+    let address = addresses.next().ok_or_else(|| io::Error::other("no such host"))?;
+    let domain = if address.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(backlog.min(i32::MAX as u32) as i32)?;
+    TcpListener::from_std(socket.into())
+}
+
+fn bind_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
+    // A socket that a dead server left behind is in the way; one that answers is not ours to remove.
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(io::ErrorKind::AddrInUse.into());
+    }
+    if fs::symlink_metadata(path).is_ok_and(|found| is_socket(&found)) {
+        fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    if mode != 0 {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    }
+    Ok(listener)
+}
+
+fn is_socket(found: &fs::Metadata) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    found.file_type().is_socket()
+}
+
+async fn accept_tcp(listener: TcpListener, shared: Arc<Shared>, posts: Posts) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => welcome_tcp(stream, peer, &shared, &posts).await,
+            Err(why) => rest(&why).await,
+        }
+        if shared.draining.load(Relaxed) {
+            return;
+        }
+    }
+}
+
+async fn accept_unix(listener: UnixListener, path: String, shared: Arc<Shared>, posts: Posts) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => welcome_unix(stream, &path, &shared, &posts).await,
+            Err(why) => rest(&why).await,
+        }
+        if shared.draining.load(Relaxed) {
+            return;
+        }
+    }
+}
+
+/// Out of descriptors or memory: waiting is better than spinning; others are the peer's doing.
+async fn rest(why: &io::Error) {
+    if !matches!(why.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) {
+        tracing::warn!("can't accept: {why}");
+        tokio::time::sleep(REST).await;
+    }
+}
+
+async fn welcome_tcp(mut stream: TcpStream, peer: SocketAddr, shared: &Arc<Shared>, posts: &Posts) {
+    let settings = shared.live.get().clone();
+    let refusal = if is_full(shared, &settings) {
+        Some(TOO_MANY)
+    } else if settings.protected_mode
+        && settings.requirepass.is_empty()
+        && !peer.ip().to_canonical().is_loopback()
+    {
+        Some(DENIED)
+    } else {
+        None
+    };
+    if let Some(text) = refusal {
+        shared.refused.fetch_add(1, Relaxed);
+        let _ = stream.write_all(text).await;
+        return;
+    }
+    let _ = stream.set_nodelay(true);
+    if !settings.tcp_keepalive.is_zero() {
+        let keepalive = TcpKeepalive::new()
+            .with_time(settings.tcp_keepalive)
+            .with_interval(settings.tcp_keepalive / 3)
+            .with_retries(3);
+        let _ = SockRef::from(&stream).set_tcp_keepalive(&keepalive);
+    }
+    let laddr = stream.local_addr().map_or_else(|_| String::new(), |address| address.to_string());
+    let client = client(shared, peer.to_string(), laddr, false, stream.as_raw_fd());
+    if let Ok(stream) = stream.into_std() {
+        assign(Accepted::Tcp(stream), client, shared, posts);
+    }
+}
+
+async fn welcome_unix(mut stream: UnixStream, path: &str, shared: &Arc<Shared>, posts: &Posts) {
+    let settings = shared.live.get().clone();
+    if is_full(shared, &settings) {
+        shared.refused.fetch_add(1, Relaxed);
+        let _ = stream.write_all(TOO_MANY).await;
+        return;
+    }
+    let address = format!("{path}:0");
+    let client = client(shared, address.clone(), address, true, stream.as_raw_fd());
+    if let Ok(stream) = stream.into_std() {
+        assign(Accepted::Unix(stream), client, shared, posts);
+    }
+}
+
+fn is_full(shared: &Shared, settings: &Settings) -> bool {
+    shared.clients.len() >= settings.maxclients as usize
+}
+
+fn client(shared: &Shared, addr: String, laddr: String, unix: bool, fd: i32) -> Arc<Client> {
+    let now = shared.cache.clock().now();
+    Arc::new(Client {
+        id: shared.last_client.fetch_add(1, Relaxed) + 1,
+        addr,
+        laddr,
+        unix,
+        fd,
+        created: now,
+        last_active: now.into(),
+        db: 0.into(),
+        resp3: false.into(),
+        no_evict: false.into(),
+        no_touch: false.into(),
+        monitor: false.into(),
+        closing: false.into(),
+        busy: false.into(),
+        last_command: 0.into(),
+        query_bytes: 0.into(),
+        output_bytes: 0.into(),
+        received: 0.into(),
+        sent: 0.into(),
+        labels: Mutex::default(),
+        abort: Mutex::default(),
+    })
+}
+
+/// Gives a connection to the worker with the fewest.
+fn assign(socket: Accepted, client: Arc<Client>, shared: &Arc<Shared>, posts: &Posts) {
+    let workers = shared.workers.iter().enumerate();
+    let fewest = workers.min_by_key(|(_, stats)| stats.clients.load(Relaxed));
+    let Some((index, stats)) = fewest else { return };
+    stats.clients.fetch_add(1, Relaxed);
+    shared.clients.insert(client.id, client.clone());
+    let _ = posts[index].send(Message::Connection(socket, client));
+}

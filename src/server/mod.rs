@@ -1,0 +1,280 @@
+//! The server: addresses, workers, and the way from start to the end.
+//!
+//! An acceptor on the background runtime gives each new connection to the worker with the fewest; a
+//! connection lives and dies on its worker. The background runtime also runs what stores need. At a
+//! signal or SHUTDOWN the server stops accepting, lets every connection answer what it has sent, and
+//! ends within `shutdown-timeout`.
+
+mod accept;
+mod connection;
+mod machine;
+mod outbox;
+mod stream;
+mod worker;
+
+use std::{
+    collections::HashMap,
+    fs,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use dashmap::DashMap;
+use parking_lot::Mutex;
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{SignalKind, signal},
+    sync::{Notify, mpsc},
+};
+
+use crate::{
+    cache::Cache,
+    clock::Clock,
+    command::shared::{Shared, ShutdownRequest, WorkerStats},
+    config::{Config, Live, Mode, NamespaceConfig, StoreConfig, StoreKind},
+    error::Error,
+    policy::{Namespace, NamespaceStats, Policies, Read, Write},
+    store::{self, Store},
+    tier::{eviction::Eviction, memory::Options},
+};
+use worker::{Message, Worker};
+
+/// Threads of the background runtime.
+const BACKGROUND_THREADS: usize = 2;
+/// How often rates are taken and idle clients are looked for.
+const TICK: Duration = Duration::from_secs(1);
+
+/// A server that listens.
+pub struct Server {
+    shared: Arc<Shared>,
+    workers: Vec<Worker>,
+    background: Runtime,
+    shutdown: mpsc::UnboundedReceiver<ShutdownRequest>,
+    addresses: Vec<String>,
+    /// Keeps a second server out of the data directory.
+    _lock: fs::File,
+}
+
+impl Server {
+    /// Opens the data directory and the stores, starts the workers, and listens.
+    pub fn start(config: &Config) -> Result<Self, Error> {
+        let settings = &config.settings;
+        let lock = lock_dir(&settings.dir)?;
+        let background = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(BACKGROUND_THREADS)
+            .thread_name("larder-background")
+            .enable_all()
+            .build()?;
+        let policies = policies(config)?;
+        let (sender, shutdown) = mpsc::unbounded_channel();
+        let shared = Arc::new(shared(config, policies, &background, sender));
+        shared.apply_settings();
+        let workers = shared.workers.iter().enumerate();
+        let workers = workers
+            .map(|(index, stats)| Worker::start(index, shared.clone(), stats.clone()))
+            .collect::<Result<Vec<_>, _>>()?;
+        let posts = workers.iter().map(|worker| worker.post.clone()).collect();
+        let addresses = background.block_on(accept::listen(&shared, settings, posts))?;
+        background.spawn(tick(shared.clone()));
+        Ok(Self { shared, workers, background, shutdown, addresses, _lock: lock })
+    }
+
+    /// The TCP port that is listened on; 0 if there is none.
+    pub fn port(&self) -> u16 {
+        self.shared.port.load(Relaxed) as u16
+    }
+
+    /// What sessions share.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// A few lines for whoever starts the server: version, addresses, tiers, limits.
+    pub fn banner(&self) -> String {
+        let settings = self.shared.live.get();
+        let memory = self.shared.cache.memory();
+        let listening = self.addresses.join(", ");
+        let mut text = format!(
+            "larder {} listens on {listening}\n  memory: {} MiB in {} stripes, {}; {} workers; {} databases; at most {} clients\n",
+            env!("CARGO_PKG_VERSION"),
+            settings.memory_limit() >> 20,
+            memory.stripes(),
+            memory.rules().eviction().name(),
+            self.workers.len(),
+            memory.databases(),
+            settings.maxclients,
+        );
+        for namespace in self.shared.cache.policies().iter() {
+            let prefix = String::from_utf8_lossy(&namespace.prefix).escape_debug().to_string();
+            let store = namespace.store.as_ref().map_or("no store".into(), |(name, store)| {
+                format!("store {name} ({})", store.kind())
+            });
+            text += &format!("  prefix \"{prefix}\": {}, {store}\n", mode_name(namespace));
+        }
+        text
+    }
+
+    /// Serves until a signal or SHUTDOWN, then drains.
+    pub fn run(mut self) -> Result<(), Error> {
+        let request = self.background.block_on(wait_for_end(&mut self.shutdown))?;
+        let started = Instant::now();
+        let limit =
+            if request.now { Duration::ZERO } else { self.shared.live.get().shutdown_timeout };
+        self.shared.draining.store(true, Relaxed);
+        tracing::info!("shutting down, {} clients", self.shared.clients.len());
+        // A second signal ends at once.
+        self.background.spawn(async {
+            if let Ok(signal) = next_signal().await {
+                tracing::warn!("{signal} again: ending at once");
+                std::process::exit(1);
+            }
+        });
+        for worker in &self.workers {
+            let _ = worker.post.send(Message::Drain(limit));
+        }
+        for worker in self.workers {
+            worker.join(limit.saturating_sub(started.elapsed()) + Duration::from_secs(1));
+        }
+        self.background.shutdown_timeout(limit.saturating_sub(started.elapsed()));
+        tracing::info!("bye");
+        Ok(())
+    }
+}
+
+fn mode_name(namespace: &Namespace) -> &'static str {
+    match (namespace.read, namespace.write) {
+        (Read::Aside, _) => Mode::CacheAside.name(),
+        (Read::Through, Write::None) => Mode::ReadThrough.name(),
+        (Read::Through, Write::Through) => Mode::WriteThrough.name(),
+    }
+}
+
+/// Waits for a signal or SHUTDOWN.
+async fn wait_for_end(
+    shutdown: &mut mpsc::UnboundedReceiver<ShutdownRequest>,
+) -> Result<ShutdownRequest, Error> {
+    tokio::select! {
+        signal = next_signal() => {
+            tracing::info!("received {}", signal?);
+            Ok(ShutdownRequest::default())
+        }
+        request = shutdown.recv() => Ok(request.unwrap_or_default()),
+    }
+}
+
+async fn next_signal() -> Result<&'static str, Error> {
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    })
+}
+
+/// What happens once a second.
+async fn tick(shared: Arc<Shared>) {
+    let mut interval = tokio::time::interval(TICK);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        shared.tick();
+    }
+}
+
+/// Makes the data directory and keeps others out of it.
+fn lock_dir(dir: &Path) -> Result<fs::File, Error> {
+    let fail = |why: String| Error::DataDir(dir.to_owned(), why);
+    fs::create_dir_all(dir).map_err(|why| fail(why.to_string()))?;
+    let file = fs::File::create(dir.join("LOCK")).map_err(|why| fail(why.to_string()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(fail("another larder uses it".into())),
+        Err(fs::TryLockError::Error(why)) => Err(fail(why.to_string())),
+    }
+}
+
+/// Opens the stores and makes the namespaces over them.
+fn policies(config: &Config) -> Result<Policies, Error> {
+    let mut stores: HashMap<&str, Arc<dyn Store>> = HashMap::new();
+    for StoreConfig { name, kind, .. } in &config.stores {
+        let store = match kind {
+            StoreKind::Memory => store::memory(),
+            StoreKind::Redb { path } => store::redb(path)?,
+        };
+        stores.insert(name, store);
+    }
+    let namespace = |config: &NamespaceConfig| {
+        let (read, write) = match config.mode {
+            Mode::CacheAside => (Read::Aside, Write::None),
+            Mode::ReadThrough => (Read::Through, Write::None),
+            Mode::WriteThrough => (Read::Through, Write::Through),
+        };
+        let store = config
+            .store
+            .as_deref()
+            .and_then(|name| stores.get(name).map(|store| (Box::from(name), store.clone())));
+        Namespace {
+            prefix: config.prefix.as_bytes().into(),
+            db: config.db as usize,
+            read,
+            write,
+            ttl: config.ttl,
+            store,
+            stats: NamespaceStats::default(),
+        }
+    };
+    Ok(Policies::new(config.namespaces.iter().map(namespace).collect()))
+}
+
+fn shared(
+    config: &Config,
+    policies: Policies,
+    background: &Runtime,
+    shutdown: mpsc::UnboundedSender<ShutdownRequest>,
+) -> Shared {
+    let mut config = config.clone();
+    machine::fit_descriptors(&mut config.settings);
+    let settings = &config.settings;
+    let options = Options {
+        limit: settings.memory_limit() as usize,
+        eviction: Eviction::from_name(settings.maxmemory_policy.name()).unwrap_or_default(),
+        databases: settings.databases as usize,
+        ..Options::default()
+    };
+    let clock = Clock::default();
+    let started_at = clock.now();
+    let cache = Cache::new(&options, policies, clock, Some(background.handle().clone()));
+    let workers = match settings.workers {
+        0 => thread::available_parallelism().map_or(1, usize::from),
+        workers => workers as usize,
+    };
+    Shared {
+        cache,
+        live: Arc::new(Live::new(&config)),
+        clients: DashMap::new(),
+        last_client: AtomicU64::new(0),
+        workers: (0..workers).map(|_| Arc::new(WorkerStats::default())).collect(),
+        attention: AtomicU32::new(0),
+        pause: Mutex::new(None),
+        unpaused: Notify::new(),
+        monitors: Mutex::new(Vec::new()),
+        slowlog: Default::default(),
+        latency: Default::default(),
+        errors: DashMap::new(),
+        refused: AtomicU64::new(0),
+        started: Instant::now(),
+        started_at,
+        run_id: machine::run_id(),
+        port: AtomicU32::new(0),
+        shutdown,
+        draining: AtomicBool::new(false),
+        peak_memory: AtomicU64::new(0),
+        rates: Default::default(),
+        expiry_off: Default::default(),
+    }
+}

@@ -1,0 +1,104 @@
+//! A store in memory: one map under one lock, exact in every duty but that it forgets with the
+//! process.
+//!
+//! Values are copied in, since a slice of a read buffer would keep the whole buffer alive. A record
+//! past its deadline is absent, but gives its memory back only when its key is written again.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+
+use super::{BoxFuture, Change, MAX_VALUE, Record, Stamp, Store, StoreError, check};
+use crate::clock::Clock;
+
+/// See the module's doc.
+pub(super) struct MemoryStore {
+    records: RwLock<HashMap<Bytes, Record>>,
+    clock: Clock,
+}
+
+impl MemoryStore {
+    /// An empty store that tells deadlines by `clock`.
+    pub(super) fn new(clock: Clock) -> Self {
+        Self { records: RwLock::default(), clock }
+    }
+
+    fn load_now(&self, keys: &[Bytes]) -> Vec<Option<Record>> {
+        let now = self.clock.now();
+        let records = self.records.read();
+        let live = |key| records.get(key).filter(|record| !Stamp::of(record).is_past(now));
+        keys.iter().map(|key| live(key).cloned()).collect()
+    }
+
+    fn apply_now(&self, changes: &[(Bytes, Change)]) -> Result<(), StoreError> {
+        check(changes, MAX_VALUE)?;
+        let now = self.clock.now();
+        let mut records = self.records.write();
+        for (key, change) in changes {
+            apply_one(&mut records, key, change, now);
+        }
+        Ok(())
+    }
+}
+
+fn apply_one(records: &mut HashMap<Bytes, Record>, key: &Bytes, change: &Change, now: u64) {
+    if records.get(key).is_some_and(|old| Stamp::of(old).overtakes(change, now)) {
+        return;
+    }
+    match change {
+        Change::Put(record) => {
+            let value = Bytes::copy_from_slice(&record.value);
+            records.insert(Bytes::copy_from_slice(key), Record { value, ..*record });
+        }
+        Change::Delete { .. } => {
+            records.remove(key);
+        }
+    }
+}
+
+impl Store for MemoryStore {
+    fn load<'a>(
+        &'a self,
+        keys: &'a [Bytes],
+    ) -> BoxFuture<'a, Result<Vec<Option<Record>>, StoreError>> {
+        Box::pin(async move { Ok(self.load_now(keys)) })
+    }
+
+    fn apply<'a>(
+        &'a self,
+        changes: &'a [(Bytes, Change)],
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move { self.apply_now(changes) })
+    }
+
+    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn kind(&self) -> &'static str {
+        "memory"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::store::suite::{DEFAULT_CASES, suite};
+
+    #[test]
+    fn memory_does_its_duties() {
+        suite(DEFAULT_CASES, |clock| (Arc::new(MemoryStore::new(clock)) as Arc<dyn Store>, ()));
+    }
+
+    #[test]
+    fn a_read_buffer_is_not_kept() {
+        let buffer = Bytes::from(vec![b'x'; 1 << 16]);
+        let store = MemoryStore::new(Clock::manual(1));
+        let record = Record { value: buffer.slice(..3), deadline: 0, version: 1 };
+        store.apply_now(&[(buffer.slice(3..5), Change::Put(record))]).unwrap();
+        assert!(buffer.is_unique());
+    }
+}

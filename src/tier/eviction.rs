@@ -1,0 +1,189 @@
+//! Who has to go when memory is full: Redis's eight policies by sampling, and our default.
+//!
+//! `allkeys-s3fifo` ([`super::adaptive`]) keeps queues. The others look at a handful of entries
+//! (`maxmemory-samples`) and evict the worst, as <https://redis.io/docs/latest/develop/reference/eviction/>
+//! describes: `lru` by an access clock of 16 ms, `lfu` by a logarithmic counter that decays with time,
+//! `ttl` by the nearest deadline, `random` by none. `volatile-` looks only at entries with a deadline,
+//! `noeviction` at none. Entries keep the word that clock or counter need only under these policies.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::{adaptive::MARK_TOP, entry::Entry};
+
+/// `maxmemory-policy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(u8)]
+pub enum Eviction {
+    /// Scan-resistant queues (the default).
+    #[default]
+    AllkeysS3fifo,
+    /// Nothing is evicted: writes fail when memory is full.
+    Noeviction,
+    /// The longest unused of a sample.
+    AllkeysLru,
+    /// The least often used of a sample.
+    AllkeysLfu,
+    /// Any entry.
+    AllkeysRandom,
+    /// The longest unused of a sample of entries with a deadline.
+    VolatileLru,
+    /// The least often used of a sample of entries with a deadline.
+    VolatileLfu,
+    /// Any entry with a deadline.
+    VolatileRandom,
+    /// The entry with the nearest deadline of a sample.
+    VolatileTtl,
+}
+
+impl Eviction {
+    /// All policies, in the order of their numbers.
+    pub const ALL: [Self; 9] = [
+        Self::AllkeysS3fifo,
+        Self::Noeviction,
+        Self::AllkeysLru,
+        Self::AllkeysLfu,
+        Self::AllkeysRandom,
+        Self::VolatileLru,
+        Self::VolatileLfu,
+        Self::VolatileRandom,
+        Self::VolatileTtl,
+    ];
+
+    /// The name as `maxmemory-policy` has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AllkeysS3fifo => "allkeys-s3fifo",
+            Self::Noeviction => "noeviction",
+            Self::AllkeysLru => "allkeys-lru",
+            Self::AllkeysLfu => "allkeys-lfu",
+            Self::AllkeysRandom => "allkeys-random",
+            Self::VolatileLru => "volatile-lru",
+            Self::VolatileLfu => "volatile-lfu",
+            Self::VolatileRandom => "volatile-random",
+            Self::VolatileTtl => "volatile-ttl",
+        }
+    }
+
+    /// The policy of a name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|policy| policy.name().eq_ignore_ascii_case(name))
+    }
+
+    /// Whether only entries with a deadline may go.
+    pub fn is_volatile(self) -> bool {
+        use Eviction::{VolatileLfu, VolatileLru, VolatileRandom, VolatileTtl};
+        matches!(self, VolatileLru | VolatileLfu | VolatileRandom | VolatileTtl)
+    }
+
+    /// Whether the access word is a frequency counter.
+    pub fn is_lfu(self) -> bool {
+        matches!(self, Self::AllkeysLfu | Self::VolatileLfu)
+    }
+
+    /// The access word of a new entry, if the policy keeps one.
+    pub fn first_access(self, now: u64) -> Option<u32> {
+        match self {
+            Self::AllkeysS3fifo => None,
+            _ if self.is_lfu() => Some(minutes(now) << 8 | LFU_START),
+            _ => Some(lru_clock(now)),
+        }
+    }
+
+    /// Notes a hit on an entry at `now`; `random` decides whether a large counter rises.
+    #[inline]
+    pub fn touch(self, entry: Entry<'_>, now: u64, lfu: Lfu, random: impl FnOnce() -> u64) {
+        if self == Self::AllkeysS3fifo {
+            return entry.touch(MARK_TOP[entry.queue() as usize]);
+        }
+        let Some(access) = entry.access() else { return };
+        let old = access.load(Relaxed);
+        let new = if self.is_lfu() { lfu.hit(old, now, random()) } else { lru_clock(now) };
+        if new != old {
+            access.store(new, Relaxed);
+        }
+    }
+
+    /// How much an entry deserves to go: the highest goes first.
+    pub fn score(self, entry: Entry<'_>, now: u64, lfu: Lfu) -> u64 {
+        let access = entry.access().map(|access| access.load(Relaxed));
+        match self {
+            Self::VolatileTtl => u64::MAX - entry.deadline(),
+            Self::AllkeysLru | Self::VolatileLru => access.map_or(u64::MAX, |at| idle_ms(at, now)),
+            _ if self.is_lfu() => 255 - access.map_or(0, |word| u64::from(lfu.counter(word, now))),
+            _ => 0,
+        }
+    }
+}
+
+/// A new entry's counter, so that it isn't evicted before it had a chance.
+const LFU_START: u32 = 5;
+/// The LRU clock's unit is 2^4 ms.
+const LRU_SHIFT: u32 = 4;
+
+fn lru_clock(now: u64) -> u32 {
+    (now >> LRU_SHIFT) as u32
+}
+
+fn minutes(now: u64) -> u32 {
+    (now / 60_000) as u32 & 0xff_ffff
+}
+
+/// How long ago an LRU access word was written, in milliseconds.
+pub fn idle_ms(access: u32, now: u64) -> u64 {
+    u64::from(lru_clock(now).wrapping_sub(access)) << LRU_SHIFT
+}
+
+/// The two parameters of the frequency counter (`lfu-log-factor`, `lfu-decay-time` in minutes).
+#[derive(Clone, Copy, Debug)]
+pub struct Lfu {
+    /// How slowly the counter rises.
+    pub log_factor: u32,
+    /// Minutes after which the counter falls by one; 0: never.
+    pub decay: u32,
+}
+
+impl Lfu {
+    /// The counter of an access word as it is at `now`.
+    pub fn counter(self, word: u32, now: u64) -> u32 {
+        let passed = minutes(now).wrapping_sub(word >> 8) & 0xff_ffff;
+        let fallen = passed.checked_div(self.decay).unwrap_or(0);
+        (word & 0xff).saturating_sub(fallen)
+    }
+
+    /// The access word after a hit: the counter rises with probability 1 / (excess * factor + 1).
+    fn hit(self, word: u32, now: u64, random: u64) -> u32 {
+        let counter = self.counter(word, now);
+        let excess = u64::from(counter.saturating_sub(LFU_START));
+        let odds = excess * u64::from(self.log_factor) + 1;
+        let rises = counter < 255 && random.is_multiple_of(odds);
+        minutes(now) << 8 | (counter + u32::from(rises))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lead_back() {
+        for (number, policy) in Eviction::ALL.into_iter().enumerate() {
+            assert_eq!(policy as usize, number);
+            assert_eq!(Eviction::from_name(policy.name()), Some(policy));
+        }
+    }
+
+    #[test]
+    fn a_frequency_counter_rises_ever_slower_and_decays() {
+        let lfu = Lfu { log_factor: 10, decay: 1 };
+        let mut word = Eviction::AllkeysLfu.first_access(0).unwrap();
+        let mut random = 1u64;
+        for _ in 0..1_000 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            word = lfu.hit(word, 0, random >> 33);
+        }
+        let counter = lfu.counter(word, 0);
+        assert!((10..60).contains(&counter), "{counter}");
+        assert_eq!(lfu.counter(word, 5 * 60_000), counter - 5);
+        assert_eq!(lfu.counter(word, 600 * 60_000), 0);
+    }
+}

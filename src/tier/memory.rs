@@ -1,0 +1,508 @@
+//! L2: entries in memory shared by all workers.
+//!
+//! A key's hash names its stripe; a stripe is a lock over one shelf for each database. What all shelves
+//! cost is summed up in one account, which only growth and shrinking touch; room is made before a write
+//! takes its stripes, by evicting from the key's own stripe or from one above its fair share.
+
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
+};
+
+use parking_lot::{Mutex, MutexGuard};
+
+use super::{
+    Rules, Weight,
+    entry::{Entry, EntryRef},
+    eviction::Eviction,
+    shelf::{Shelf, is_live, next_random},
+    table::{Hasher, Lines, Table, hash},
+};
+
+/// Memory for which there is one stripe, up to [`MAX_STRIPE_BITS`].
+const STRIPE_MEMORY: usize = 1 << 20;
+const MAX_STRIPE_BITS: u32 = 7;
+/// Entries that a stripe has at least, lest hit ratios suffer.
+const STRIPE_ENTRIES: usize = 100;
+/// Entries for which a table has a segment, when they are about [`ENTRY_BYTES`] each.
+const SEGMENT_ENTRIES: usize = 1_700;
+const ENTRY_BYTES: usize = 128;
+const MAX_SEGMENT_BITS: u32 = 12;
+/// A cursor is this many bits shorter than a hash, so that it fits a JavaScript number.
+const CURSOR_SHIFT: u32 = 16;
+
+/// What a memory tier is made with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Capacity, in what `weight` says.
+    pub limit: usize,
+    /// In what capacity is counted.
+    pub weight: Weight,
+    /// The eviction policy.
+    pub eviction: Eviction,
+    /// Databases.
+    pub databases: usize,
+    /// log2 of the number of stripes; `None`: by the capacity.
+    pub stripe_bits: Option<u32>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            limit: 256 << 20,
+            weight: Weight::Bytes,
+            eviction: Eviction::default(),
+            databases: 16,
+            stripe_bits: None,
+        }
+    }
+}
+
+/// A flight's permission to install what it brings, noted in its key's stripe (SEMANTICS 1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket(u64);
+
+struct Waiting {
+    db: usize,
+    hash: u64,
+    ticket: u64,
+}
+
+/// What stands under a stripe's lock.
+pub struct Core {
+    shelves: Vec<Option<Box<Shelf>>>,
+    tickets: Vec<Waiting>,
+    next_ticket: u64,
+    random: u64,
+}
+
+/// A lock, and what may be read without it, on cache lines of their own.
+#[repr(align(128))]
+struct Stripe {
+    core: Mutex<Core>,
+    lines: Box<[OnceLock<Arc<Lines>>]>,
+}
+
+/// The tier.
+pub struct Memory {
+    rules: Rules,
+    stripes: Box<[Stripe]>,
+    used: AtomicUsize,
+    evicted: AtomicU64,
+    expired: AtomicU64,
+    /// The stripe that gives when the key's own can't.
+    hand: AtomicUsize,
+    databases: usize,
+}
+
+/// There is no room, and nothing may be evicted.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Full;
+
+impl Memory {
+    /// An empty tier.
+    pub fn new(options: &Options) -> Self {
+        let per_stripe = match options.weight {
+            Weight::Bytes => STRIPE_MEMORY,
+            Weight::Entries => STRIPE_ENTRIES,
+        };
+        let by_capacity = (options.limit / per_stripe).max(1).ilog2().min(MAX_STRIPE_BITS);
+        let stripe_bits = options.stripe_bits.unwrap_or(by_capacity).min(MAX_STRIPE_BITS);
+        let entries = match options.weight {
+            Weight::Bytes => options.limit / ENTRY_BYTES,
+            Weight::Entries => options.limit,
+        };
+        let segments = (entries >> stripe_bits) / SEGMENT_ENTRIES;
+        let rules = Rules {
+            hasher: Hasher::new(),
+            weight: options.weight,
+            stripe_bits,
+            segment_bits: segments.max(1).ilog2().min(MAX_SEGMENT_BITS),
+            limit: AtomicUsize::new(options.limit),
+            eviction: AtomicU8::new(options.eviction as u8),
+            samples: AtomicU32::new(5),
+            lfu_log_factor: AtomicU32::new(10),
+            lfu_decay: AtomicU32::new(1),
+        };
+        let seed = hash(&rules.hasher, b"stripe");
+        let stripe = |number: u64| Stripe {
+            core: Mutex::new(Core {
+                shelves: (0..options.databases).map(|_| None).collect(),
+                tickets: Vec::new(),
+                next_ticket: 0,
+                random: seed ^ number | 1,
+            }),
+            lines: (0..options.databases).map(|_| OnceLock::new()).collect(),
+        };
+        Self {
+            stripes: (0..1u64 << stripe_bits).map(stripe).collect(),
+            rules,
+            used: AtomicUsize::new(0),
+            evicted: AtomicU64::new(0),
+            expired: AtomicU64::new(0),
+            hand: AtomicUsize::new(0),
+            databases: options.databases,
+        }
+    }
+
+    /// What the shelves go by.
+    #[inline]
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Databases.
+    pub fn databases(&self) -> usize {
+        self.databases
+    }
+
+    /// The number of stripes.
+    pub fn stripes(&self) -> usize {
+        self.stripes.len()
+    }
+
+    /// The hash of a key.
+    #[inline]
+    pub fn hash(&self, key: &[u8]) -> u64 {
+        hash(&self.rules.hasher, key)
+    }
+
+    /// The number of a hash's stripe.
+    #[inline]
+    pub fn stripe_of(&self, hash: u64) -> usize {
+        (hash >> 1 >> (63 - self.rules.stripe_bits)) as usize
+    }
+
+    /// Locks a stripe.
+    #[inline]
+    pub fn lock(&self, stripe: usize) -> MutexGuard<'_, Core> {
+        self.stripes[stripe].core.lock()
+    }
+
+    /// Starts loading what a lookup of `hash` reads first.
+    #[inline]
+    pub fn prefetch(&self, db: usize, hash: u64) {
+        if let Some(lines) = self.stripes[self.stripe_of(hash)].lines[db].get() {
+            lines.prefetch(hash);
+        }
+    }
+
+    /// Starts loading the entry of `hash`, if its stripe is free: call it some time after `prefetch`.
+    #[inline]
+    pub fn prefetch_entry(&self, db: usize, hash: u64) {
+        let stripe = &self.stripes[self.stripe_of(hash)];
+        if let Some(core) = stripe.core.try_lock()
+            && let Some(shelf) = &core.shelves[db]
+        {
+            shelf.table().prefetch_entry(hash);
+        }
+    }
+
+    /// The shelf of a database, made if there is none.
+    #[inline]
+    pub fn shelf<'a>(&self, stripe: usize, core: &'a mut Core, db: usize) -> &'a mut Shelf {
+        core.shelves[db].get_or_insert_with(|| {
+            let shelf = Box::new(Shelf::new(&self.rules));
+            let lines = &self.stripes[stripe].lines[db];
+            debug_assert!(lines.get().is_none(), "a shelf is made once");
+            let _ = lines.set(shelf.table().lines());
+            shelf
+        })
+    }
+
+    /// Adds what a shelf's cost has changed by to the account.
+    #[inline]
+    pub fn report(&self, shelf: &mut Shelf) {
+        let used = shelf.used(self.rules.weight);
+        let change = used.wrapping_sub(shelf.reported);
+        if change != 0 {
+            self.used.fetch_add(change, Relaxed);
+            shelf.reported = used;
+        }
+    }
+
+    /// What is used of the capacity.
+    pub fn used(&self) -> usize {
+        self.used.load(Relaxed)
+    }
+
+    /// Entries evicted since the start.
+    pub fn evicted(&self) -> u64 {
+        self.evicted.load(Relaxed)
+    }
+
+    /// Entries expired since the start.
+    pub fn expired(&self) -> u64 {
+        self.expired.load(Relaxed)
+    }
+
+    /// Counts an entry that a lookup found past its deadline.
+    pub fn count_expired(&self) {
+        self.expired.fetch_add(1, Relaxed);
+    }
+
+    /// Zeroes the counters.
+    pub fn reset_counters(&self) {
+        self.evicted.store(0, Relaxed);
+        self.expired.store(0, Relaxed);
+    }
+
+    /// Makes room for `need` more, preferably in the stripe that will need it. Call it with no stripe
+    /// held.
+    #[inline]
+    pub fn make_room(&self, need: usize, stripe: usize, now: u64) -> Result<(), Full> {
+        if self.used() + need <= self.rules.limit() {
+            return Ok(());
+        }
+        self.evict_until(need, stripe, now)
+    }
+
+    #[cold]
+    fn evict_until(&self, need: usize, stripe: usize, now: u64) -> Result<(), Full> {
+        if need > self.rules.limit() || self.rules.eviction() == Eviction::Noeviction {
+            return Err(Full);
+        }
+        let mut victim = stripe;
+        let mut barren = 0;
+        while self.used() + need > self.rules.limit() {
+            if self.evict_from(victim, barren < self.stripes.len(), now) {
+                barren = 0;
+                continue;
+            }
+            barren += 1;
+            if barren > 2 * self.stripes.len() {
+                return Err(Full);
+            }
+            victim = self.hand.fetch_add(1, Relaxed) % self.stripes.len();
+        }
+        Ok(())
+    }
+
+    /// Evicts one entry of a stripe, if it has one (and, if asked so, uses more than nine tenths of its
+    /// fair share).
+    fn evict_from(&self, stripe: usize, fair: bool, now: u64) -> bool {
+        let mut core = self.lock(stripe);
+        let core = &mut *core;
+        core.random = next_random(core.random);
+        let fullest = core.shelves.iter_mut().flatten().filter(|shelf| !shelf.table().is_empty());
+        let Some(shelf) = fullest.max_by_key(|shelf| shelf.reported) else { return false };
+        if fair && shelf.reported < self.rules.capacity() / 10 * 9 {
+            return false;
+        }
+        let Some(entry) = shelf.evict(&self.rules, now, core.random) else { return false };
+        self.report(shelf);
+        self.evicted.fetch_add(1, Relaxed);
+        drop(entry);
+        true
+    }
+
+    /// Removes up to `limit` entries of a stripe that are past their deadline, and says how many.
+    pub fn expire(&self, stripe: usize, limit: usize, now: u64) -> usize {
+        let mut core = self.lock(stripe);
+        let mut count = 0;
+        for shelf in core.shelves.iter_mut().flatten() {
+            let mut looked = 0;
+            while looked < limit
+                && let Some(expired) = shelf.expire_next(&self.rules, now)
+            {
+                looked += 1;
+                count += usize::from(expired);
+            }
+            self.report(shelf);
+        }
+        self.expired.fetch_add(count as u64, Relaxed);
+        count
+    }
+
+    /// Entries of a database, and those of them with a deadline.
+    pub fn len(&self, db: usize) -> (usize, usize) {
+        let mut sum = (0, 0);
+        for stripe in 0..self.stripes.len() {
+            if let Some(shelf) = &self.lock(stripe).shelves[db] {
+                sum.0 += shelf.table().len();
+                sum.1 += shelf.volatile();
+            }
+        }
+        sum
+    }
+
+    /// Bytes beside the entries, of all databases.
+    pub fn overhead(&self) -> usize {
+        let core_overhead = |core: &Core| {
+            core.shelves.iter().flatten().map(|shelf| shelf.overhead()).sum::<usize>()
+        };
+        (0..self.stripes.len()).map(|stripe| core_overhead(&self.lock(stripe))).sum()
+    }
+
+    /// Empties a database. What was in it is freed when the result is dropped.
+    pub fn flush(&self, db: usize) -> Vec<Table> {
+        let mut taken = Vec::new();
+        for stripe in 0..self.stripes.len() {
+            let mut core = self.lock(stripe);
+            core.tickets.retain(|waiting| waiting.db != db);
+            if let Some(shelf) = &mut core.shelves[db] {
+                taken.push(shelf.clear(&self.rules));
+                self.report(shelf);
+            }
+        }
+        taken
+    }
+
+    /// Swaps two databases, stripe by stripe while all are held.
+    pub fn swap(&self, a: usize, b: usize) {
+        if a == b {
+            return;
+        }
+        let mut held: Vec<_> = (0..self.stripes.len()).map(|stripe| self.lock(stripe)).collect();
+        for (stripe, core) in held.iter_mut().enumerate() {
+            core.tickets.retain(|waiting| waiting.db != a && waiting.db != b);
+            self.shelf(stripe, core, a);
+            self.shelf(stripe, core, b);
+            let (low, high) = core.shelves.split_at_mut(a.max(b));
+            if let (Some(low), Some(high)) = (&mut low[a.min(b)], &mut high[0]) {
+                low.swap(high);
+                self.report(low);
+                self.report(high);
+            }
+        }
+    }
+
+    /// Shows the live entries of one bucket from a cursor on, and returns the next cursor (0: the end).
+    pub fn scan(&self, db: usize, cursor: u64, now: u64, mut seen: impl FnMut(Entry<'_>)) -> u64 {
+        let Some(hash) = cursor.checked_mul(1 << CURSOR_SHIFT) else { return 0 };
+        let stripe = self.stripe_of(hash);
+        let core = self.lock(stripe);
+        let show = |entry: Entry<'_>| {
+            if is_live(entry, now) {
+                seen(entry);
+            }
+        };
+        let filled = core.shelves[db].as_ref().filter(|shelf| !shelf.table().is_empty());
+        let behind = filled.and_then(|shelf| shelf.table().scan(hash, show));
+        let bits = self.rules.stripe_bits;
+        let next = match behind {
+            Some(rest) => (stripe as u128) << 64 >> bits | u128::from(rest),
+            None => (stripe as u128 + 1) << 64 >> bits,
+        };
+        // Behind the last stripe all 64 bits are used up, and the cursor is 0.
+        (next.div_ceil(1 << CURSOR_SHIFT) as u64) & (u64::MAX >> CURSOR_SHIFT)
+    }
+
+    /// Shows a random live entry of a database, if one is found.
+    pub fn random<T>(
+        &self,
+        db: usize,
+        random: u64,
+        now: u64,
+        show: impl FnOnce(Entry<'_>) -> T,
+    ) -> Option<T> {
+        let count = self.stripes.len();
+        for step in 0..count {
+            let core = self.lock((random as usize % count + step) % count);
+            let Some(shelf) = &core.shelves[db] else { continue };
+            let mut sample = random;
+            for _ in 0..16 {
+                sample = next_random(sample);
+                let Some(slot) = shelf.random(sample) else { break };
+                if is_live(shelf.entry(slot), now) {
+                    return Some(show(shelf.entry(slot)));
+                }
+            }
+        }
+        None
+    }
+
+    /// Changes the capacity. What is above it is evicted by the next writes.
+    pub fn set_limit(&self, limit: usize) {
+        self.rules.limit.store(limit, Relaxed);
+    }
+
+    /// Changes the eviction policy.
+    pub fn set_eviction(&self, eviction: Eviction) {
+        let old = self.rules.eviction.swap(eviction as u8, Relaxed);
+        if old == eviction as u8 {
+            return;
+        }
+        for stripe in 0..self.stripes.len() {
+            for shelf in self.lock(stripe).shelves.iter_mut().flatten() {
+                shelf.follow_policy(&self.rules);
+                self.report(shelf);
+            }
+        }
+    }
+
+    /// Changes the parameters of the sampling policies.
+    pub fn set_sampling(&self, samples: u32, lfu_log_factor: u32, lfu_decay: u32) {
+        self.rules.samples.store(samples, Relaxed);
+        self.rules.lfu_log_factor.store(lfu_log_factor, Relaxed);
+        self.rules.lfu_decay.store(lfu_decay, Relaxed);
+    }
+
+    /// Notes a flight for a key; what it brings may be installed while the ticket lives.
+    pub fn ticket(&self, db: usize, hash: u64) -> Ticket {
+        let mut core = self.lock(self.stripe_of(hash));
+        core.next_ticket += 1;
+        let ticket = core.next_ticket;
+        core.tickets.push(Waiting { db, hash, ticket });
+        Ticket(ticket)
+    }
+
+    /// Gives a ticket back.
+    pub fn release(&self, hash: u64, ticket: Ticket) {
+        let mut core = self.lock(self.stripe_of(hash));
+        core.tickets.retain(|waiting| waiting.ticket != ticket.0);
+    }
+
+    /// Whether no write has cancelled a ticket.
+    pub fn has_ticket(&self, hash: u64, ticket: Ticket) -> bool {
+        self.lock(self.stripe_of(hash)).has_ticket(ticket)
+    }
+
+    /// Installs what a flight brought, if its ticket still lives, the key is absent and there is room;
+    /// says whether it was.
+    pub fn land(&self, db: usize, hash: u64, ticket: Ticket, entry: EntryRef, now: u64) -> bool {
+        let stripe = self.stripe_of(hash);
+        if self.make_room(self.rules.weight.of(entry.get()), stripe, now).is_err() {
+            return false;
+        }
+        let mut core = self.lock(stripe);
+        if !core.has_ticket(ticket) {
+            return false;
+        }
+        let shelf = self.shelf(stripe, &mut core, db);
+        match shelf.find(hash, entry.get().key()) {
+            Some(slot) if is_live(shelf.entry(slot), now) => return false,
+            Some(slot) => shelf.replace(slot, hash, entry, &self.rules, now),
+            None => shelf.insert(hash, entry, &self.rules, now),
+        }
+        self.report(shelf);
+        true
+    }
+}
+
+impl Core {
+    /// The shelf of a database, if there is one.
+    #[inline]
+    pub fn shelf(&self, db: usize) -> Option<&Shelf> {
+        self.shelves[db].as_deref()
+    }
+
+    /// A change of a key cancels the flights that are under way for it (SEMANTICS 1).
+    #[inline]
+    pub fn cancel(&mut self, db: usize, hash: u64) {
+        if !self.tickets.is_empty() {
+            self.tickets.retain(|waiting| waiting.db != db || waiting.hash != hash);
+        }
+    }
+
+    /// Whether no write has cancelled a ticket.
+    pub fn has_ticket(&self, ticket: Ticket) -> bool {
+        self.tickets.iter().any(|waiting| waiting.ticket == ticket.0)
+    }
+
+    /// A random number.
+    pub fn random(&mut self) -> u64 {
+        self.random = next_random(self.random);
+        self.random
+    }
+}

@@ -1,0 +1,298 @@
+//! A shelf: the entries of one database in one stripe, with their eviction queues and expiry wheel.
+//!
+//! All of it stands under the stripe's lock; time and randomness come in from outside. A shelf keeps
+//! four things true together: the table, the queues, the wheel and the accounts.
+
+use super::{
+    Rules, Weight,
+    adaptive::Adaptive,
+    entry::{Entry, EntryMut, EntryRef},
+    eviction::Eviction,
+    table::{Slot, Table, hash},
+    wheel::Wheel,
+};
+
+/// Candidates that a sampling policy looks at before it gives up on a shelf with few volatile ones.
+const SAMPLE_TRIES: u32 = 64;
+
+/// The entries of one database in one stripe.
+pub struct Shelf {
+    table: Table,
+    queues: Adaptive,
+    wheel: Wheel,
+    /// Cost of the entries.
+    cost: usize,
+    /// Entries with a deadline of either kind.
+    volatile: usize,
+    /// The cost last reported to the account of the whole tier.
+    pub(super) reported: usize,
+}
+
+/// The moment when an entry is of no more use: the earlier of its two deadlines; 0: never.
+fn end(entry: Entry<'_>) -> u64 {
+    match (entry.deadline(), entry.fresh_until()) {
+        (0, end) | (end, 0) => end,
+        (deadline, fresh) => deadline.min(fresh),
+    }
+}
+
+/// Whether an entry may still be shown at `now`.
+#[inline]
+pub fn is_live(entry: Entry<'_>, now: u64) -> bool {
+    let end = end(entry);
+    end == 0 || end > now
+}
+
+impl Shelf {
+    /// An empty shelf.
+    pub fn new(rules: &Rules) -> Self {
+        Self {
+            table: Table::new(rules.stripe_bits, rules.segment_bits),
+            queues: Adaptive::new(rules.weight),
+            wheel: Wheel::default(),
+            cost: 0,
+            volatile: 0,
+            reported: 0,
+        }
+    }
+
+    /// The table, to look only.
+    #[inline]
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// Entries with a deadline.
+    pub fn volatile(&self) -> usize {
+        self.volatile
+    }
+
+    /// What the shelf costs, overhead included where bytes count.
+    pub fn used(&self, weight: Weight) -> usize {
+        match weight {
+            Weight::Bytes => self.cost + self.overhead(),
+            Weight::Entries => self.cost,
+        }
+    }
+
+    /// Bytes beside the entries.
+    pub fn overhead(&self) -> usize {
+        self.table.bytes() + self.queues.bytes() + self.wheel.bytes()
+    }
+
+    /// The slot of a key, whether its entry is past its deadline or not.
+    #[inline]
+    pub fn find(&self, hash: u64, key: &[u8]) -> Option<Slot> {
+        self.table.find(hash, key)
+    }
+
+    /// The entry of a slot.
+    #[inline]
+    pub fn entry(&self, slot: Slot) -> Entry<'_> {
+        self.table.entry(slot)
+    }
+
+    /// Exclusive access to an entry, unless somebody else holds a reference.
+    pub fn entry_mut(&mut self, slot: Slot) -> Option<EntryMut<'_>> {
+        self.table.entry_mut(slot)
+    }
+
+    /// Adds an entry whose key is not on the shelf.
+    pub fn insert(&mut self, hash: u64, entry: EntryRef, rules: &Rules, now: u64) {
+        self.cost += rules.weight.of(entry.get());
+        let slot = self.table.insert(hash, entry, &rules.hasher);
+        let entry = self.table.entry(slot);
+        if rules.eviction() == Eviction::AllkeysS3fifo {
+            let item = self.table.reference(hash);
+            self.queues.insert(item, entry, &self.table, rules.capacity());
+        }
+        let end = end(entry);
+        if end != 0 {
+            self.volatile += 1;
+            entry.set_timed(true);
+            self.wheel.add(self.table.reference(hash), end, now);
+            self.bound_wheel(rules, now);
+        }
+    }
+
+    /// Puts an entry in the place of another with the same key.
+    pub fn replace(&mut self, slot: Slot, hash: u64, entry: EntryRef, rules: &Rules, now: u64) {
+        let old_end = end(self.table.entry(slot));
+        let old = self.table.replace(slot, entry);
+        let (old, new) = (old.get(), self.table.entry(slot));
+        old.kill();
+        self.cost -= rules.weight.of(old);
+        self.cost += rules.weight.of(new);
+        self.queues.replace(old, new);
+        new.set_timed(old.is_timed());
+        self.retime(slot, hash, old_end, rules, now);
+    }
+
+    /// Changes a deadline (0: none).
+    pub fn set_deadline(&mut self, slot: Slot, hash: u64, deadline: u64, rules: &Rules, now: u64) {
+        let old_end = end(self.table.entry(slot));
+        self.table.entry(slot).set_deadline(deadline);
+        self.retime(slot, hash, old_end, rules, now);
+    }
+
+    /// Makes the wheel know an entry's end, which was `old_end`.
+    fn retime(&mut self, slot: Slot, hash: u64, old_end: u64, rules: &Rules, now: u64) {
+        let entry = self.table.entry(slot);
+        let new_end = end(entry);
+        self.volatile -= usize::from(old_end != 0);
+        self.volatile += usize::from(new_end != 0);
+        // A known entry that ends later is put back when it comes up.
+        let known = entry.is_timed() && old_end != 0 && old_end <= new_end;
+        if new_end != 0 && !known {
+            entry.set_timed(true);
+            self.wheel.add(self.table.reference(hash), new_end, now);
+            self.bound_wheel(rules, now);
+        }
+    }
+
+    /// Takes an entry off the shelf.
+    pub fn remove(&mut self, slot: Slot, rules: &Rules) -> EntryRef {
+        self.queues.remove(self.table.entry(slot));
+        self.take(slot, rules)
+    }
+
+    /// Takes an entry off that the queues have let go of.
+    fn take(&mut self, slot: Slot, rules: &Rules) -> EntryRef {
+        let entry = self.table.remove(slot, &rules.hasher);
+        let view = entry.get();
+        view.kill();
+        self.cost -= rules.weight.of(view);
+        self.volatile -= usize::from(end(view) != 0);
+        entry
+    }
+
+    /// Evicts one entry, if the policy finds one that may go.
+    pub fn evict(&mut self, rules: &Rules, now: u64, random: u64) -> Option<EntryRef> {
+        let policy = rules.eviction();
+        if policy == Eviction::Noeviction {
+            return None;
+        }
+        if policy == Eviction::AllkeysS3fifo
+            && let Some(slot) = self.queues.evict(&self.table)
+        {
+            return Some(self.take(slot, rules));
+        }
+        let slot = self.worst_of_sample(policy, rules, now, random)?;
+        Some(self.remove(slot, rules))
+    }
+
+    /// The entry of a sample that deserves most to go.
+    fn worst_of_sample(
+        &self,
+        policy: Eviction,
+        rules: &Rules,
+        now: u64,
+        mut random: u64,
+    ) -> Option<Slot> {
+        let lfu = rules.lfu();
+        let mut worst: Option<(u64, Slot)> = None;
+        let (mut seen, wanted) = (0, rules.samples());
+        for _ in 0..SAMPLE_TRIES {
+            random = next_random(random);
+            let Some(slot) = self.sample(policy, random) else { continue };
+            let score = policy.score(self.table.entry(slot), now, lfu);
+            if worst.is_none_or(|(best, _)| score > best) {
+                worst = Some((score, slot));
+            }
+            seen += 1;
+            if seen >= wanted {
+                break;
+            }
+        }
+        worst.map(|(_, slot)| slot)
+    }
+
+    /// An entry that the policy may evict, at random.
+    fn sample(&self, policy: Eviction, random: u64) -> Option<Slot> {
+        if policy.is_volatile() {
+            let item = self.wheel.sample(random, policy == Eviction::VolatileTtl)?;
+            return self.table.find_ref(item, |entry| end(entry) != 0);
+        }
+        self.random(random)
+    }
+
+    /// The slot of a random entry.
+    pub fn random(&self, random: u64) -> Option<Slot> {
+        self.table.sample(random)
+    }
+
+    /// Removes an entry that is past its deadline, if one has come up; `Some(false)` when what came up
+    /// was put back or stale, `None` when nothing is due.
+    pub fn expire_next(&mut self, rules: &Rules, now: u64) -> Option<bool> {
+        let item = self.wheel.next_due(now)?;
+        if let Some(slot) = self.table.find_ref(item, |entry| !is_live(entry, now)) {
+            drop(self.remove(slot, rules));
+            return Some(true);
+        }
+        if let Some(slot) = self.table.find_ref(item, |entry| entry.is_timed()) {
+            let entry = self.table.entry(slot);
+            match end(entry) {
+                0 => entry.set_timed(false),
+                end => self.wheel.add(item, end, now),
+            }
+        }
+        Some(false)
+    }
+
+    /// Rebuilds the wheel when most of its items are stale (deadlines that keep moving earlier);
+    /// amortised by the items that came since.
+    fn bound_wheel(&mut self, rules: &Rules, now: u64) {
+        if self.wheel.len() <= self.volatile * 2 + self.table.len() / 2 + 1024 {
+            return;
+        }
+        let mut wheel = Wheel::default();
+        self.table.for_each(|entry| {
+            let end = end(entry);
+            entry.set_timed(end != 0);
+            if end != 0 {
+                let item = self.table.reference(hash(&rules.hasher, entry.key()));
+                wheel.add(item, end, now);
+            }
+        });
+        self.wheel = wheel;
+    }
+
+    /// Puts every entry into the queues, or takes every entry out, as the policy now in force needs.
+    pub fn follow_policy(&mut self, rules: &Rules) {
+        self.queues = Adaptive::new(rules.weight);
+        let keeps_queues = rules.eviction() == Eviction::AllkeysS3fifo;
+        self.table.for_each(|entry| {
+            entry.set_queue(0);
+            if keeps_queues {
+                let item = self.table.reference(hash(&rules.hasher, entry.key()));
+                self.queues.adopt(item, entry);
+            }
+        });
+    }
+
+    /// Empties the shelf; the entries are freed when the result is dropped, wherever that is.
+    pub fn clear(&mut self, rules: &Rules) -> Table {
+        self.queues = Adaptive::new(rules.weight);
+        self.wheel = Wheel::default();
+        self.cost = 0;
+        self.volatile = 0;
+        self.table.take()
+    }
+
+    /// Swaps the contents of two shelves.
+    pub fn swap(&mut self, other: &mut Self) {
+        self.table.swap(&mut other.table);
+        std::mem::swap(&mut self.queues, &mut other.queues);
+        std::mem::swap(&mut self.wheel, &mut other.wheel);
+        std::mem::swap(&mut self.cost, &mut other.cost);
+        std::mem::swap(&mut self.volatile, &mut other.volatile);
+    }
+}
+
+/// The next number of a xorshift sequence (Marsaglia, 2003).
+pub fn next_random(mut state: u64) -> u64 {
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    state
+}

@@ -1,0 +1,757 @@
+//! The hash table of L2: 64-byte buckets of eight tagged slots, in hash order.
+//!
+//! ```text
+//!  hash   | stripe | segment | fraction ........................ | (tag: the low 12 bits) |
+//!  bucket = fraction * buckets of the segment >> 64        (multiply-shift: any number of buckets)
+//!  slot   | displacement 4 bits | tag 12 bits | entry 48 bits |      0: free
+//! ```
+//!
+//! An entry lies in its home bucket or, when that is full, at most 15 buckets further. The displacement
+//! says how far, so that entries can be moved without being read: one that is further from home takes
+//! the place of one that is nearer (Robin Hood hashing, Celis, 1986), and removal moves entries back. So
+//! a lookup may stop at a bucket with a free slot, or with an entry that is nearer to its home than the
+//! wanted one would be. Slots of a bucket are filled from the front: full means the last one is taken.
+//!
+//! The number of segments is fixed when the table is made; each segment grows alone, by one allocator
+//! class (an eighth to a quarter), when it is full, and shrinks when it is nearly empty, so growth
+//! never stops the world and the load stays near nine tenths. Because the order of buckets is the order
+//! of hashes, a SCAN cursor is a prefix of a hash and stays valid whatever grows.
+//!
+//! The segments' addresses are atomics, so that [`Lines::prefetch`] may compute a bucket's address
+//! without the lock; everything else happens under the stripe's lock, which `&mut Table` stands for.
+
+#![allow(unsafe_code, reason = "buckets and entries are reached through tagged words")]
+
+use std::{
+    alloc::{self, Layout},
+    ptr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use super::{
+    class::class,
+    entry::{Entry, EntryMut, EntryRef},
+};
+
+/// Slots of a bucket, which is one cache line.
+const SLOTS: usize = 8;
+/// Bytes of a bucket.
+const BUCKET: usize = SLOTS * 8;
+/// How many buckets behind its home an entry may lie.
+const REACH: usize = 16;
+/// Load, in percent, past which a segment grows even though there would be a place.
+const FULL: usize = 95;
+/// A segment has at most so many buckets: the count is packed beside the address.
+const MAX_BUCKETS: usize = (1 << 16) - 1;
+
+const POINTER: u64 = (1 << 48) - 1;
+const TAG: u64 = (1 << 12) - 1;
+const TAG_BITS: u32 = 12;
+
+/// What hashes a key: the table asks again when it rebuilds a segment.
+pub type Hasher = ahash::RandomState;
+
+/// The hash of a key.
+#[inline]
+pub fn hash(hasher: &Hasher, key: &[u8]) -> u64 {
+    use std::hash::{BuildHasher, Hasher as _};
+    let mut state = hasher.build_hasher();
+    state.write(key);
+    state.finish()
+}
+
+/// A segment as one word: address of its buckets, and their number above bit 48.
+#[derive(Default)]
+struct Segment {
+    word: AtomicU64,
+    used: AtomicU64,
+}
+
+impl Segment {
+    #[inline]
+    fn buckets(&self) -> (*mut [u64; SLOTS], usize) {
+        let word = self.word.load(Relaxed);
+        (ptr::with_exposed_provenance_mut((word & POINTER) as usize), (word >> 48) as usize)
+    }
+
+    fn set_used(&self, used: usize) {
+        self.used.store(used as u64, Relaxed);
+    }
+
+    fn used(&self) -> usize {
+        self.used.load(Relaxed) as usize
+    }
+}
+
+/// The part of a hash behind the stripe's bits, split for one segment.
+#[derive(Clone, Copy)]
+struct Place {
+    segment: usize,
+    fraction: u64,
+    tag: u64,
+}
+
+impl Place {
+    #[inline]
+    fn home(self, buckets: usize) -> usize {
+        ((u128::from(self.fraction) * buckets as u128) >> 64) as usize
+    }
+}
+
+/// The addresses of a table's segments, readable without the lock.
+pub struct Lines {
+    segments: Box<[Segment]>,
+    stripe_bits: u32,
+    segment_bits: u32,
+}
+
+impl Lines {
+    #[inline]
+    fn place(&self, hash: u64) -> Place {
+        let rest = hash << self.stripe_bits;
+        // Two shifts, since a shift by 64 is none.
+        let segment = (rest >> 1 >> (63 - self.segment_bits)) as usize;
+        Place { segment, fraction: rest << self.segment_bits, tag: hash & TAG }
+    }
+
+    /// Starts loading the bucket of a hash into the processor's cache.
+    #[inline]
+    pub fn prefetch(&self, hash: u64) {
+        let place = self.place(hash);
+        let (buckets, count) = self.segments[place.segment].buckets();
+        if count != 0 {
+            prefetch(buckets.wrapping_add(place.home(count)).cast());
+        }
+    }
+}
+
+#[inline]
+fn prefetch(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch is a hint; it may name any address.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
+/// Where an entry stands; valid until the table changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    segment: u32,
+    bucket: u16,
+    index: u16,
+}
+
+/// A reference to an entry for queues and wheel: 20 bits of its place and its tag. Two entries share one
+/// about once in 2^32; then either stands for both, which only makes an eviction less well chosen.
+pub type Ref = u32;
+
+/// The table of one stripe and database.
+pub struct Table {
+    lines: Arc<Lines>,
+    len: usize,
+    bytes: usize,
+}
+
+impl Table {
+    /// An empty table with `2^segment_bits` segments for hashes whose first `stripe_bits` are spent.
+    pub fn new(stripe_bits: u32, segment_bits: u32) -> Self {
+        let segments = (0..1usize << segment_bits).map(|_| Segment::default()).collect();
+        Self {
+            lines: Arc::new(Lines { segments, stripe_bits, segment_bits }),
+            len: 0,
+            bytes: size_of::<Segment>() << segment_bits,
+        }
+    }
+
+    /// The part that may be read without the lock.
+    pub fn lines(&self) -> Arc<Lines> {
+        self.lines.clone()
+    }
+
+    /// Entries.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is no entry.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Bytes of segments and buckets, without the entries.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    #[inline]
+    fn segment(&self, index: usize) -> &Segment {
+        &self.lines.segments[index]
+    }
+
+    /// A bucket of a segment.
+    #[inline]
+    fn bucket(&self, segment: usize, bucket: usize) -> &[u64; SLOTS] {
+        let (buckets, count) = self.segment(segment).buckets();
+        debug_assert!(bucket < count);
+        // SAFETY: the segment owns `count` buckets, which only `&mut self` changes or frees.
+        unsafe { &*buckets.add(bucket) }
+    }
+
+    #[inline]
+    fn bucket_mut(&mut self, segment: usize, bucket: usize) -> &mut [u64; SLOTS] {
+        let (buckets, count) = self.segment(segment).buckets();
+        debug_assert!(bucket < count);
+        // SAFETY: the segment owns `count` buckets, and `&mut self` is the only way to them.
+        unsafe { &mut *buckets.add(bucket) }
+    }
+
+    /// The entry of a taken slot's word.
+    #[inline]
+    fn view(&self, word: u64) -> Entry<'_> {
+        // SAFETY: a taken slot's word holds a reference, kept until `&mut self` removes it.
+        unsafe { Entry::from_bits(word & POINTER) }
+    }
+
+    /// The slot in which the entry for `hash` that `wanted` accepts stands.
+    #[inline]
+    fn probe(
+        &self,
+        (segment, home, tag): (usize, usize, u64),
+        wanted: impl Fn(Entry<'_>) -> bool,
+    ) -> Option<Slot> {
+        let count = self.segment(segment).buckets().1;
+        let mut at = home;
+        for displacement in 0..REACH.min(count) as u64 {
+            let bucket = self.bucket(segment, at);
+            let high = displacement << TAG_BITS | tag;
+            let (mut found, mut nearer) = (0u32, false);
+            for (index, word) in bucket.iter().enumerate() {
+                found |= u32::from(word >> 48 == high && *word != 0) << index;
+                nearer |= word >> (48 + TAG_BITS) < displacement;
+            }
+            while found != 0 {
+                let index = found.trailing_zeros();
+                if wanted(self.view(bucket[index as usize])) {
+                    return Some(Slot {
+                        segment: segment as u32,
+                        bucket: at as u16,
+                        index: index as u16,
+                    });
+                }
+                found &= found - 1;
+            }
+            // A free slot counts as nearer, too, but for the home bucket.
+            if nearer || bucket[SLOTS - 1] == 0 {
+                return None;
+            }
+            at = if at + 1 == count { 0 } else { at + 1 };
+        }
+        None
+    }
+
+    /// The slot of a key.
+    #[inline]
+    pub fn find(&self, hash: u64, key: &[u8]) -> Option<Slot> {
+        let place = self.lines.place(hash);
+        let home = place.home(self.segment(place.segment).buckets().1);
+        self.probe((place.segment, home, place.tag), |entry| entry.key() == key)
+    }
+
+    /// Starts loading the entry that a key may have into the processor's cache.
+    #[inline]
+    pub fn prefetch_entry(&self, hash: u64) {
+        let place = self.lines.place(hash);
+        let count = self.segment(place.segment).buckets().1;
+        if count == 0 {
+            return;
+        }
+        for word in self.bucket(place.segment, place.home(count)) {
+            if word >> 48 == place.tag && *word != 0 {
+                let at = ptr::with_exposed_provenance::<u8>((word & POINTER) as usize);
+                prefetch(at);
+                prefetch(at.wrapping_add(64));
+                prefetch(at.wrapping_add(128));
+            }
+        }
+    }
+
+    /// The entry of a slot.
+    #[inline]
+    pub fn entry(&self, slot: Slot) -> Entry<'_> {
+        self.view(self.bucket(slot.segment as usize, slot.bucket as usize)[slot.index as usize])
+    }
+
+    /// Exclusive access to the entry of a slot, if the table holds its only reference.
+    pub fn entry_mut(&mut self, slot: Slot) -> Option<EntryMut<'_>> {
+        let word = self.bucket(slot.segment as usize, slot.bucket as usize)[slot.index as usize];
+        // SAFETY: the slot keeps its reference, and `&mut self` is the only way to the slot.
+        unsafe { EntryMut::from_bits(word & POINTER) }
+    }
+
+    /// The short reference of a hash, for queues and wheel.
+    #[inline]
+    pub fn reference(&self, hash: u64) -> Ref {
+        let rest = hash << self.lines.stripe_bits;
+        ((rest >> 44) as u32) << TAG_BITS | (hash & TAG) as u32
+    }
+
+    /// The slot of an entry with this short reference that `wanted` accepts.
+    pub fn find_ref(&self, reference: Ref, wanted: impl Fn(Entry<'_>) -> bool) -> Option<Slot> {
+        let place = self.place_of(reference);
+        let count = self.segment(place.segment).buckets().1;
+        // 20 bits of place name one bucket of a small segment, a few neighbours of a huge one.
+        let span = 1u64 << (44 + self.lines.segment_bits).min(63);
+        let last = Place { fraction: place.fraction | (span - 1), ..place }.home(count);
+        (place.home(count)..=last)
+            .find_map(|home| self.probe((place.segment, home, place.tag), &wanted))
+    }
+
+    fn place_of(&self, reference: Ref) -> Place {
+        let rest = u64::from(reference >> TAG_BITS) << 44;
+        let segment = (rest >> 1 >> (63 - self.lines.segment_bits)) as usize;
+        let fraction = rest << self.lines.segment_bits;
+        Place { segment, fraction, tag: u64::from(reference) & TAG }
+    }
+
+    /// Adds an entry for a hash whose key is not in the table.
+    pub fn insert(&mut self, hash: u64, entry: EntryRef, hasher: &Hasher) -> Slot {
+        let place = self.lines.place(hash);
+        let segment = self.segment(place.segment);
+        if (segment.used() + 1) * 100 > segment.buckets().1 * SLOTS * FULL {
+            self.grow(place.segment, None, hasher);
+        }
+        let bits = entry.into_bits();
+        let slot = match self.settle(place, bits) {
+            Ok(slot) => slot,
+            Err(left_over) => {
+                self.grow(place.segment, Some(left_over), hasher);
+                self.slot_of(place, bits)
+            }
+        };
+        self.len += 1;
+        let segment = self.segment(place.segment);
+        segment.set_used(segment.used() + 1);
+        slot
+    }
+
+    /// Where an entry, known by its address, stands.
+    fn slot_of(&self, place: Place, bits: u64) -> Slot {
+        let home = place.home(self.segment(place.segment).buckets().1);
+        let at = ptr::with_exposed_provenance::<u8>(bits as usize);
+        self.probe((place.segment, home, place.tag), |entry| entry.is_at(at))
+            .expect("the entry was just put there")
+    }
+
+    /// Puts an entry into its place, pushing on those that are nearer to home; gives back the word of
+    /// the one, this or another, for which there is no place in reach.
+    fn settle(&mut self, place: Place, bits: u64) -> Result<Slot, u64> {
+        let count = self.segment(place.segment).buckets().1;
+        let mut at = place.home(count);
+        let mut word = place.tag << 48 | bits;
+        let mut first = None;
+        for _ in 0..REACH * SLOTS {
+            let displacement = word >> (48 + TAG_BITS);
+            let bucket = self.bucket_mut(place.segment, at);
+            let free = bucket.iter().position(|word| *word == 0);
+            let far = |index: &usize| bucket[*index] >> (48 + TAG_BITS);
+            // The nearest one, so that all which stay are at least as far as the one that moves on.
+            let nearest = (0..SLOTS).min_by_key(far).filter(|index| far(index) < displacement);
+            if let Some(index) = free.or(nearest) {
+                let slot =
+                    Slot { segment: place.segment as u32, bucket: at as u16, index: index as u16 };
+                let slot = *first.get_or_insert(slot);
+                word = std::mem::replace(&mut bucket[index], word);
+                if word == 0 {
+                    return Ok(slot);
+                }
+            }
+            if (word >> (48 + TAG_BITS)) as usize + 1 >= REACH.min(count) {
+                break;
+            }
+            word += 1 << (48 + TAG_BITS);
+            at = if at + 1 == count { 0 } else { at + 1 };
+        }
+        Err(word & POINTER)
+    }
+
+    /// Puts another entry in the place of one with the same key and gives back the old.
+    pub fn replace(&mut self, slot: Slot, entry: EntryRef) -> EntryRef {
+        let word =
+            &mut self.bucket_mut(slot.segment as usize, slot.bucket as usize)[slot.index as usize];
+        let old = *word & POINTER;
+        *word = *word & !POINTER | entry.into_bits();
+        // SAFETY: the slot held a reference and gives it up.
+        unsafe { EntryRef::from_bits(old) }
+    }
+
+    /// Takes an entry out.
+    pub fn remove(&mut self, slot: Slot, hasher: &Hasher) -> EntryRef {
+        let (segment, mut at) = (slot.segment as usize, slot.bucket as usize);
+        let word = self.bucket(segment, at)[slot.index as usize];
+        self.close(segment, at, slot.index as usize);
+        // What was displaced moves back, bucket by bucket, so that lookups may stop early.
+        let count = self.segment(segment).buckets().1;
+        loop {
+            let next = if at + 1 == count { 0 } else { at + 1 };
+            let Some(index) = self.furthest(segment, next) else { break };
+            let moved = self.bucket(segment, next)[index];
+            self.close(segment, next, index);
+            let free = self.bucket(segment, at).iter().position(|word| *word == 0);
+            self.bucket_mut(segment, at)[free.expect("a slot was freed")] =
+                moved - (1 << (48 + TAG_BITS));
+            at = next;
+        }
+        self.len -= 1;
+        let used = self.segment(segment).used() - 1;
+        self.segment(segment).set_used(used);
+        if used * 4 < count * SLOTS && count > 1 {
+            self.shrink(segment, hasher);
+        }
+        // SAFETY: the slot held a reference, and its word is gone from the table.
+        unsafe { EntryRef::from_bits(word & POINTER) }
+    }
+
+    /// Frees a slot and moves the bucket's last one into it.
+    fn close(&mut self, segment: usize, bucket: usize, index: usize) {
+        let slots = self.bucket_mut(segment, bucket);
+        let last = slots.iter().rposition(|word| *word != 0).expect("the slot is taken");
+        slots[index] = slots[last];
+        slots[last] = 0;
+    }
+
+    /// The displaced entry of a bucket that is furthest from its home.
+    fn furthest(&self, segment: usize, bucket: usize) -> Option<usize> {
+        let slots = self.bucket(segment, bucket).iter().enumerate();
+        let (index, word) = slots.max_by_key(|(_, word)| **word >> (48 + TAG_BITS))?;
+        (word >> (48 + TAG_BITS) != 0).then_some(index)
+    }
+
+    fn grow(&mut self, segment: usize, left_over: Option<u64>, hasher: &Hasher) {
+        let old = self.segment(segment).buckets().1;
+        let wanted = (old + old.div_ceil(8)).max(1);
+        assert!(wanted <= MAX_BUCKETS, "a segment holds half a million entries");
+        self.rebuild(segment, wanted, left_over, hasher);
+    }
+
+    fn shrink(&mut self, segment: usize, hasher: &Hasher) {
+        let wanted = (self.segment(segment).used() * 5 / 4).div_ceil(SLOTS).max(1);
+        self.rebuild(segment, wanted, None, hasher);
+    }
+
+    /// Gives a segment `wanted` buckets, or more if they don't hold its entries and the one left over.
+    fn rebuild(
+        &mut self,
+        segment: usize,
+        mut wanted: usize,
+        left_over: Option<u64>,
+        hasher: &Hasher,
+    ) {
+        let (old, old_count) = self.segment(segment).buckets();
+        let words: Vec<u64> = (0..old_count)
+            .flat_map(|bucket| *self.bucket(segment, bucket))
+            .chain(left_over)
+            .filter(|word| *word != 0)
+            .map(|word| word & POINTER)
+            .collect();
+        loop {
+            // As many as the allocator gives for the price.
+            let count = (class(wanted * BUCKET) / BUCKET).min(MAX_BUCKETS);
+            self.set_buckets(segment, allocate(count), count);
+            if self.settle_all(&words, hasher) {
+                break;
+            }
+            free(self.segment(segment).buckets().0, count);
+            wanted = count + count.div_ceil(8);
+        }
+        let now = self.segment(segment).buckets().1;
+        self.bytes = self.bytes + now * BUCKET - old_count * BUCKET;
+        free(old, old_count);
+    }
+
+    fn set_buckets(&self, segment: usize, buckets: *mut [u64; SLOTS], count: usize) {
+        let word = buckets.expose_provenance() as u64 | (count as u64) << 48;
+        self.segment(segment).word.store(word, Relaxed);
+    }
+
+    fn settle_all(&mut self, words: &[u64], hasher: &Hasher) -> bool {
+        const AHEAD: usize = 16;
+        for (index, word) in words.iter().enumerate() {
+            if let Some(ahead) = words.get(index + AHEAD) {
+                prefetch(ptr::with_exposed_provenance(*ahead as usize));
+            }
+            let place = self.lines.place(hash(hasher, self.view(*word).key()));
+            if self.settle(place, *word).is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Takes everything out. The entries are freed when the result is dropped, wherever that is.
+    pub fn take(&mut self) -> Table {
+        let lines = &self.lines;
+        let empty = Table::new(lines.stripe_bits, lines.segment_bits);
+        let mut taken = Table { lines: empty.lines.clone(), ..empty };
+        self.swap(&mut taken);
+        taken
+    }
+
+    /// Swaps the contents of two tables of the same shape; their lines stay where they are.
+    pub fn swap(&mut self, other: &mut Table) {
+        for (a, b) in self.lines.segments.iter().zip(&other.lines.segments) {
+            let exchange =
+                |a: &AtomicU64, b: &AtomicU64| b.store(a.swap(b.load(Relaxed), Relaxed), Relaxed);
+            exchange(&a.word, &b.word);
+            exchange(&a.used, &b.used);
+        }
+        std::mem::swap(&mut self.len, &mut other.len);
+        std::mem::swap(&mut self.bytes, &mut other.bytes);
+    }
+
+    /// Shows every entry, in no useful order.
+    pub fn for_each(&self, mut seen: impl FnMut(Entry<'_>)) {
+        for segment in 0..self.lines.segments.len() {
+            for bucket in 0..self.segment(segment).buckets().1 {
+                for word in self.bucket(segment, bucket).iter().filter(|word| **word != 0) {
+                    seen(self.view(*word));
+                }
+            }
+        }
+    }
+
+    /// Shows the entries whose home is the bucket of `hash`, and returns where the next bucket begins:
+    /// a hash without the stripe's bits, or `None` behind the stripe's last.
+    pub fn scan(&self, hash: u64, mut seen: impl FnMut(Entry<'_>)) -> Option<u64> {
+        let place = self.lines.place(hash);
+        let count = self.segment(place.segment).buckets().1;
+        let home = place.home(count);
+        for displacement in 0..REACH.min(count) {
+            let bucket = self.bucket(place.segment, (home + displacement) % count);
+            for word in bucket.iter().filter(|word| **word != 0) {
+                if (word >> (48 + TAG_BITS)) as usize == displacement {
+                    seen(self.view(*word));
+                }
+            }
+            if bucket[SLOTS - 1] == 0 {
+                break;
+            }
+        }
+        self.behind(place, home, count)
+    }
+
+    /// The first hash behind a bucket, in the bits behind the stripe's.
+    fn behind(&self, place: Place, home: usize, count: usize) -> Option<u64> {
+        let lines = &self.lines;
+        let fraction = if home + 1 < count {
+            (((home as u128 + 1) << 64).div_ceil(count as u128)) as u64
+        } else {
+            0
+        };
+        let segment = place.segment + usize::from(fraction == 0);
+        if segment == lines.segments.len() {
+            return None;
+        }
+        // Rounded up wherever bits are pushed out, so that a cursor never leads back.
+        let low = (u128::from(fraction)).div_ceil(1 << lines.segment_bits);
+        let rest = (((segment as u128) << 64) >> lines.segment_bits) + low;
+        Some(rest.div_ceil(1 << lines.stripe_bits) as u64)
+    }
+
+    /// A random entry: of the first bucket with entries from a random place on.
+    pub fn sample(&self, random: u64) -> Option<Slot> {
+        let segments = self.lines.segments.len();
+        if self.len == 0 {
+            return None;
+        }
+        (0..segments).find_map(|step| {
+            let segment = (random as usize % segments + step) % segments;
+            let count = self.segment(segment).buckets().1;
+            let start = (random >> 20) as usize % count.max(1);
+            (0..count).find_map(|step| {
+                let bucket = (start + step) % count;
+                let slots = self.bucket(segment, bucket);
+                let taken = slots.iter().position(|word| *word == 0).unwrap_or(SLOTS);
+                (taken > 0).then(|| Slot {
+                    segment: segment as u32,
+                    bucket: bucket as u16,
+                    index: ((random >> 52) as usize % taken) as u16,
+                })
+            })
+        })
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        for segment in 0..self.lines.segments.len() {
+            let (buckets, count) = self.segment(segment).buckets();
+            for bucket in 0..count {
+                for word in self.bucket(segment, bucket).iter().filter(|word| **word != 0) {
+                    // SAFETY: the slot held a reference; its bucket is freed below.
+                    drop(unsafe { EntryRef::from_bits(word & POINTER) });
+                }
+            }
+            // Those who still prefetch by these lines find nothing.
+            self.segment(segment).word.store(0, Relaxed);
+            free(buckets, count);
+        }
+    }
+}
+
+fn layout(count: usize) -> Layout {
+    Layout::from_size_align(count * BUCKET, BUCKET).expect("at most 4 MiB")
+}
+
+fn allocate(count: usize) -> *mut [u64; SLOTS] {
+    // SAFETY: the layout is not empty, since callers ask for one bucket at least.
+    let buckets = unsafe { alloc::alloc_zeroed(layout(count)) };
+    if buckets.is_null() {
+        alloc::handle_alloc_error(layout(count));
+    }
+    buckets.cast()
+}
+
+fn free(buckets: *mut [u64; SLOTS], count: usize) {
+    if count != 0 {
+        // SAFETY: `buckets` came from `allocate(count)`, and the caller has taken it out of the table.
+        unsafe { alloc::dealloc(buckets.cast(), layout(count)) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tier::entry::Meta;
+    use std::collections::{HashMap, HashSet};
+
+    fn hasher() -> Hasher {
+        Hasher::with_seeds(1, 2, 3, 4)
+    }
+
+    fn entry(key: &[u8], value: &[u8]) -> EntryRef {
+        EntryRef::new(key, &[value], &Meta::default())
+    }
+
+    fn filled(keys: u32, segment_bits: u32) -> (Table, Hasher) {
+        let (mut table, hasher) = (Table::new(3, segment_bits), hasher());
+        for key in 0..keys {
+            let key = key.to_be_bytes();
+            table.insert(hash(&hasher, &key), entry(&key, &key), &hasher);
+        }
+        (table, hasher)
+    }
+
+    #[test]
+    fn behaves_as_a_map_under_random_steps() {
+        let (mut table, hasher) = (Table::new(2, 1), hasher());
+        let mut model: HashMap<Vec<u8>, Vec<u8>> = HashMap::new();
+        let mut random = 1u64;
+        for step in 0..200_000u64 {
+            random = crate::tier::shelf::next_random(random);
+            // Growing, then shrinking phases.
+            let span = if step % 50_000 < 25_000 { 20_000 } else { 20 };
+            let key = (random % span).to_le_bytes().to_vec();
+            let value = random.to_le_bytes().to_vec();
+            let hashed = hash(&hasher, &key);
+            match (table.find(hashed, &key), random >> 60) {
+                (Some(slot), 0..8) => {
+                    let old = table.remove(slot, &hasher);
+                    assert_eq!(Some(old.get().value().to_vec()), model.remove(&key));
+                }
+                (Some(slot), _) => {
+                    table.replace(slot, entry(&key, &value));
+                    model.insert(key, value);
+                }
+                (None, _) => {
+                    assert!(!model.contains_key(&key));
+                    table.insert(hashed, entry(&key, &value), &hasher);
+                    model.insert(key, value);
+                }
+            }
+            assert_eq!(table.len(), model.len());
+        }
+        for (key, value) in &model {
+            let slot = table.find(hash(&hasher, key), key).unwrap();
+            assert_eq!(table.entry(slot).value(), value);
+        }
+    }
+
+    #[test]
+    fn the_load_stays_near_nine_tenths() {
+        let (mut sum, mut count) = (0.0, 0);
+        for keys in [60_000, 70_000, 80_000, 90_000, 100_000, 110_000] {
+            let (table, _) = filled(keys, 5);
+            sum += table.bytes() as f64 / f64::from(keys);
+            count += 1;
+        }
+        assert!(sum / f64::from(count) < 9.6, "{} bytes a slot", sum / f64::from(count));
+    }
+
+    #[test]
+    fn a_scan_across_growth_and_shrinking_misses_nothing() {
+        let (mut table, hasher) = filled(10_000, 2);
+        let mut seen = HashSet::new();
+        let (mut at, mut step) = (Some(0u64), 0u32);
+        while let Some(cursor) = at {
+            at = table.scan(cursor, |entry| {
+                seen.insert(entry.key().to_vec());
+            });
+            assert!(at.is_none_or(|next| next > cursor));
+            for _ in 0..7 {
+                step += 1;
+                let key = (1_000_000 + step % 30_000).to_be_bytes();
+                let hashed = hash(&hasher, &key);
+                match table.find(hashed, &key) {
+                    Some(slot) => drop(table.remove(slot, &hasher)),
+                    None => drop(table.insert(hashed, entry(&key, b""), &hasher)),
+                }
+            }
+        }
+        assert!((0..10_000u32).all(|key| seen.contains(&key.to_be_bytes()[..])));
+    }
+
+    #[test]
+    fn short_references_lead_back() {
+        let (table, hasher) = filled(50_000, 0);
+        for key in 0..50_000u32 {
+            let key = key.to_be_bytes();
+            let reference = table.reference(hash(&hasher, &key));
+            let slot = table.find_ref(reference, |entry| entry.key() == key).unwrap();
+            assert_eq!(table.entry(slot).key(), key);
+        }
+    }
+
+    #[test]
+    fn taking_and_swapping_leave_the_lines_in_place() {
+        let (mut table, hasher) = filled(1_000, 2);
+        let lines = table.lines();
+        let taken = table.take();
+        assert!(table.is_empty() && taken.len() == 1_000);
+        assert!(Arc::ptr_eq(&lines, &table.lines()));
+        lines.prefetch(12345);
+        table.insert(hash(&hasher, b"k"), entry(b"k", b"v"), &hasher);
+        lines.prefetch(hash(&hasher, b"k"));
+        drop(taken);
+        assert!(table.find(hash(&hasher, b"k"), b"k").is_some());
+    }
+
+    #[test]
+    fn samples_reach_every_entry() {
+        let (table, _) = filled(200, 2);
+        let mut random = 7u64;
+        let seen: HashSet<Vec<u8>> = (0..20_000)
+            .map(|_| {
+                random = crate::tier::shelf::next_random(random);
+                table.entry(table.sample(random).unwrap()).key().to_vec()
+            })
+            .collect();
+        assert_eq!(seen.len(), 200);
+    }
+}
