@@ -109,7 +109,9 @@ fn by_bytes(traces: &[(String, Vec<Request>)]) {
     );
     for (name, requests) in traces.iter().filter(|(name, _)| name == "twitter52") {
         let mut sizes: HashMap<u64, usize> = HashMap::new();
-        requests.iter().for_each(|(key, size)| drop(sizes.insert(*key, *size as usize)));
+        for (key, size) in requests {
+            sizes.insert(*key, *size as usize);
+        }
         let total: usize = sizes.values().sum();
         for policy in [Eviction::AllkeysS3fifo, Eviction::AllkeysLru] {
             let miss = replay(requests, total / 10, Weight::Bytes, policy, None);

@@ -125,7 +125,7 @@ const NO_PASSWORD: ClientError = ClientError::new(
      Are you sure your configuration is correct?",
 );
 const HELLO_NO_AUTH: ClientError = ClientError::new(
-    "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> \
+    "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO \
      AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol \
      version at the same time",
 );

@@ -390,19 +390,26 @@ fn job_of<'a>(session: &'a Session, row: &Row, args: Args<'_>, keys: &'a Keys<'_
 #[cold]
 fn must_wait(session: &Session, entry: &Entry, args: Args<'_>) -> bool {
     let bits = session.shared.attention.load(Relaxed);
-    if bits & attention::PAUSE != 0
-        && let Some(pause) = *session.shared.pause.lock()
-    {
-        let exempt = entry.full_name().starts_with("client|");
-        let concerned = !pause.only_writes || entry.row.flags.has(Flags::WRITE);
-        if !exempt && concerned && session.shared.cache.clock().now() < pause.until {
-            return true;
-        }
+    if bits & attention::PAUSE != 0 && is_paused(session, entry) {
+        return true;
     }
     if bits & attention::MONITOR != 0 && !entry.row.flags.has(Flags::SKIP_MONITOR) {
         monitor::show(session, args);
     }
     false
+}
+
+/// Whether CLIENT PAUSE concerns a command now; a pause that is over is forgotten.
+fn is_paused(session: &Session, entry: &Entry) -> bool {
+    let mut pause = session.shared.pause.lock();
+    let now = session.shared.cache.clock().now();
+    let Some(asked) = pause.filter(|asked| now < asked.until) else {
+        *pause = None;
+        session.shared.set_attention(attention::PAUSE, false);
+        return false;
+    };
+    let exempt = entry.full_name().starts_with("client|");
+    !exempt && (!asked.only_writes || entry.row.flags.has(Flags::WRITE))
 }
 
 #[cold]

@@ -193,7 +193,7 @@ mod tests {
     }
 
     fn shown(words: &[&[u8]]) -> String {
-        with_args(words, |args| arguments(args))
+        with_args(words, arguments)
     }
 
     #[test]

@@ -169,7 +169,9 @@ pub struct Client {
 impl Client {
     /// Closes the connection, from any thread.
     pub fn kill(&self) {
-        if let Some(abort) = self.abort.lock().take() {
+        let mut abort = self.abort.lock();
+        self.closing.store(true, Relaxed);
+        if let Some(abort) = abort.take() {
             abort.abort();
         }
     }

@@ -4,7 +4,7 @@ use std::{
     fs, io,
     net::{SocketAddr, ToSocketAddrs},
     os::{fd::AsRawFd, unix::fs::PermissionsExt},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -15,6 +15,7 @@ use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::mpsc::UnboundedSender,
+    task::JoinHandle,
 };
 
 use super::{stream::Accepted, worker::Message};
@@ -31,14 +32,32 @@ const DENIED: &[u8] = b"-DENIED Larder is running in protected mode because prot
 
 type Posts = Arc<Vec<UnboundedSender<Message>>>;
 
-/// Binds every address and starts accepting; returns the addresses.
+/// What listens: the addresses, and the tasks that accept there.
+#[derive(Default)]
+pub(super) struct Listening {
+    pub(super) addresses: Vec<String>,
+    tasks: Vec<JoinHandle<()>>,
+    unixsocket: Option<PathBuf>,
+}
+
+impl Listening {
+    /// Stops accepting: whoever connects now is refused by the system.
+    pub(super) fn stop(&self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+        if let Some(path) = &self.unixsocket {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// Binds every address and starts accepting.
 pub(super) async fn listen(
     shared: &Arc<Shared>,
     settings: &Settings,
     posts: Vec<UnboundedSender<Message>>,
-) -> Result<Vec<String>, Error> {
+) -> Result<Listening, Error> {
     let posts: Posts = Arc::new(posts);
-    let mut addresses = Vec::new();
+    let mut listening = Listening::default();
     let mut port = settings.port;
     for bind in &settings.bind {
         match bind_tcp(&bind.host, port, settings.tcp_backlog) {
@@ -46,23 +65,27 @@ pub(super) async fn listen(
                 let address = listener.local_addr()?;
                 // Port 0 is the system's choice: the same for all addresses.
                 port = address.port();
-                addresses.push(address.to_string());
-                tokio::spawn(accept_tcp(listener, shared.clone(), posts.clone()));
+                listening.addresses.push(address.to_string());
+                let task = tokio::spawn(accept_tcp(listener, shared.clone(), posts.clone()));
+                listening.tasks.push(task);
             }
             Err(why) if bind.optional => tracing::debug!("{} is left out: {why}", bind.host),
             Err(why) => return Err(Error::Bind(format!("{}:{port}", bind.host), why)),
         }
     }
-    if !addresses.is_empty() {
+    if !listening.addresses.is_empty() {
         shared.port.store(u32::from(port), Relaxed);
     }
     if let Some(path) = &settings.unixsocket {
         let fail = |why| Error::Bind(path.display().to_string(), why);
         let listener = bind_unix(path, settings.unixsocketperm).map_err(fail)?;
-        addresses.push(path.display().to_string());
-        tokio::spawn(accept_unix(listener, path.display().to_string(), shared.clone(), posts));
+        let address = path.display().to_string();
+        let task = tokio::spawn(accept_unix(listener, address.clone(), shared.clone(), posts));
+        listening.addresses.push(address);
+        listening.tasks.push(task);
+        listening.unixsocket = Some(path.clone());
     }
-    Ok(addresses)
+    Ok(listening)
 }
 
 fn bind_tcp(host: &str, port: u16, backlog: u32) -> io::Result<TcpListener> {
@@ -106,9 +129,6 @@ async fn accept_tcp(listener: TcpListener, shared: Arc<Shared>, posts: Posts) {
             Ok((stream, peer)) => welcome_tcp(stream, peer, &shared, &posts).await,
             Err(why) => rest(&why).await,
         }
-        if shared.draining.load(Relaxed) {
-            return;
-        }
     }
 }
 
@@ -117,9 +137,6 @@ async fn accept_unix(listener: UnixListener, path: String, shared: Arc<Shared>, 
         match listener.accept().await {
             Ok((stream, _)) => welcome_unix(stream, &path, &shared, &posts).await,
             Err(why) => rest(&why).await,
-        }
-        if shared.draining.load(Relaxed) {
-            return;
         }
     }
 }

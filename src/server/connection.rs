@@ -161,9 +161,12 @@ impl Connection {
             }
             let count = ready!(self.source.poll_read(cx, &mut scratch.input))?;
             let mut input = mem::take(&mut scratch.input);
-            let step = self.received(count, &mut input[..count], scratch);
+            let ended = self.received(count, &mut input[..count], scratch);
+            if ended.1 < count {
+                self.keep(&input[ended.1..count]);
+            }
             scratch.input = input;
-            return Poll::Ready(step);
+            return Poll::Ready(Ok(self.check_tail(ended.0)));
         }
         let mut tail = mem::take(&mut self.tail);
         let mut count = 0;
@@ -179,24 +182,24 @@ impl Connection {
                 }
             }
         }
-        let step = if again || count > 0 {
-            self.received(count, &mut tail, scratch)
-        } else {
-            Ok(Step::Close)
-        };
-        // What is left lies in `self.tail` now, or is the end of this buffer.
-        Poll::Ready(step)
+        if !again && count == 0 {
+            return Poll::Ready(Ok(Step::Close));
+        }
+        let (step, consumed) = self.received(count, &mut tail, scratch);
+        if consumed == 0 {
+            // Nothing is complete yet: copying it at each read would take quadratic time.
+            self.tail = tail;
+        } else if consumed < tail.len() {
+            self.keep(&tail[consumed..]);
+        }
+        Poll::Ready(Ok(self.check_tail(step)))
     }
 
-    /// Carries out the complete requests of a buffer, of which `count` bytes are new.
-    fn received(
-        &mut self,
-        count: usize,
-        buf: &mut [u8],
-        scratch: &mut Scratch,
-    ) -> io::Result<Step> {
+    /// Carries out the complete requests of a buffer, of which `count` bytes are new; returns how much
+    /// of it is done with.
+    fn received(&mut self, count: usize, buf: &mut [u8], scratch: &mut Scratch) -> (Step, usize) {
         if buf.is_empty() {
-            return Ok(Step::Close);
+            return (Step::Close, 0);
         }
         self.begin_batch(count as u64);
         scratch.batches = scratch.batches.wrapping_add(1);
@@ -207,17 +210,19 @@ impl Connection {
             let commands = self.session.stats.commands.get().wrapping_sub(commands);
             command::note_batch(&self.session, commands, started.elapsed().as_nanos() as u64);
         }
-        if consumed < buf.len() {
-            self.keep(&buf[consumed..]);
-        }
         scratch.batch.shrink_to(KEEP_SPANS);
+        (step, consumed)
+    }
+
+    /// Notes how much is kept, and ends a connection that keeps too much.
+    fn check_tail(&self, step: Step) -> Step {
         let client = &self.session.client;
         client.query_bytes.store(self.tail.len() as u64, Relaxed);
-        if self.tail.len() as u64 > self.session.settings.client_query_buffer_limit {
-            tracing::warn!("client {}: over the query buffer limit", client.addr);
-            return Ok(Step::Close);
+        if self.tail.len() as u64 <= self.session.settings.client_query_buffer_limit {
+            return step;
         }
-        Ok(step)
+        tracing::warn!("client {}: over the query buffer limit", client.addr);
+        Step::Close
     }
 
     /// Carries out what a buffer holds, and posts the replies.

@@ -55,7 +55,7 @@ pub struct Server {
     workers: Vec<Worker>,
     background: Runtime,
     shutdown: mpsc::UnboundedReceiver<ShutdownRequest>,
-    addresses: Vec<String>,
+    listening: accept::Listening,
     /// Keeps a second server out of the data directory.
     _lock: fs::File,
 }
@@ -79,9 +79,9 @@ impl Server {
             .map(|(index, stats)| Worker::start(index, shared.clone(), stats.clone()))
             .collect::<Result<Vec<_>, _>>()?;
         let posts = workers.iter().map(|worker| worker.post.clone()).collect();
-        let addresses = background.block_on(accept::listen(&shared, settings, posts))?;
+        let listening = background.block_on(accept::listen(&shared, settings, posts))?;
         background.spawn(tick(shared.clone()));
-        Ok(Self { shared, workers, background, shutdown, addresses, _lock: lock })
+        Ok(Self { shared, workers, background, shutdown, listening, _lock: lock })
     }
 
     /// The TCP port that is listened on; 0 if there is none.
@@ -98,7 +98,7 @@ impl Server {
     pub fn banner(&self) -> String {
         let settings = self.shared.live.get();
         let memory = self.shared.cache.memory();
-        let listening = self.addresses.join(", ");
+        let listening = self.listening.addresses.join(", ");
         let mut text = format!(
             "larder {} listens on {listening}\n  memory: {} MiB in {} stripes, {}; {} workers; {} databases; at most {} clients\n",
             env!("CARGO_PKG_VERSION"),
@@ -126,6 +126,7 @@ impl Server {
         let limit =
             if request.now { Duration::ZERO } else { self.shared.live.get().shutdown_timeout };
         self.shared.draining.store(true, Relaxed);
+        self.listening.stop();
         tracing::info!("shutting down, {} clients", self.shared.clients.len());
         // A second signal ends at once.
         self.background.spawn(async {

@@ -142,6 +142,15 @@ impl Channel {
         self.client.busy.store(pending != 0, Relaxed);
     }
 
+    /// Gives up what the socket has not taken: the connection is over.
+    pub(super) fn abandon(&self) {
+        if self.pending() != 0 {
+            // Wakes whoever waits for the socket to take more; it then finds it broken.
+            self.broken.set(true);
+            self.sink.end();
+        }
+    }
+
     /// Waits until nothing is pending.
     pub(super) async fn drained(&self) {
         while self.pending() != 0 {

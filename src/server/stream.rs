@@ -104,11 +104,21 @@ impl Sink {
         }
     }
 
+    /// Ends both halves; whoever waits for either is woken.
+    pub(super) fn end(&self) {
+        self.shutdown(Shutdown::Both);
+    }
+
     /// Ends the reading half: what has arrived is still read, then the client seems to have closed.
     pub(super) fn end_reading(&self) {
+        self.shutdown(Shutdown::Read);
+    }
+
+    fn shutdown(&self, how: Shutdown) {
+        // It fails where the client has gone already.
         let _ = match self {
-            Self::Tcp(half) => socket2::SockRef::from(half.as_ref()).shutdown(Shutdown::Read),
-            Self::Unix(half) => socket2::SockRef::from(half.as_ref()).shutdown(Shutdown::Read),
+            Self::Tcp(half) => socket2::SockRef::from(half.as_ref()).shutdown(how),
+            Self::Unix(half) => socket2::SockRef::from(half.as_ref()).shutdown(how),
         };
     }
 }

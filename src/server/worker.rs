@@ -152,6 +152,10 @@ impl Local {
             registration,
         ));
         *client.abort.lock() = Some(task.abort_handle());
+        // It may have been killed before it was here.
+        if client.closing.load(Relaxed) {
+            client.kill();
+        }
     }
 
     /// Removes expired entries of this worker's share of the stripes.
@@ -218,7 +222,10 @@ pub(super) struct Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         let (id, shared) = (self.client.id, &self.local.shared);
-        self.local.connections.borrow_mut().remove(&id);
+        let place = self.local.connections.borrow_mut().remove(&id);
+        if let Some(channel) = place.and_then(|(channel, _)| channel.upgrade()) {
+            channel.abandon();
+        }
         self.local.stats.clients.fetch_sub(1, Relaxed);
         shared.clients.remove(&id);
         if self.client.monitor.load(Relaxed) {

@@ -20,10 +20,13 @@
 use super::{
     Weight,
     entry::Entry,
-    fifo::Fifo,
+    fifo,
     ghost::{Ghost, Origin},
     table::{Ref, Slot, Table},
 };
+
+/// The queues are few and long.
+type Fifo = fifo::Fifo<128>;
 
 const WINDOW: u32 = 1;
 const SMALL: u32 = 2;

@@ -4,19 +4,22 @@ use std::collections::VecDeque;
 
 use super::table::Ref;
 
-/// References in a chunk; a chunk is 128 bytes.
-const CHUNK: usize = 32;
-
-/// A first-in, first-out queue of references.
-#[derive(Default)]
-pub struct Fifo {
+/// A first-in, first-out queue of references in chunks of `CHUNK`: large ones cost least for a long
+/// queue, small ones for many short queues.
+pub struct Fifo<const CHUNK: usize> {
     chunks: VecDeque<Box<[Ref; CHUNK]>>,
     /// Items taken from the first chunk.
     head: usize,
     len: usize,
 }
 
-impl Fifo {
+impl<const CHUNK: usize> Default for Fifo<CHUNK> {
+    fn default() -> Self {
+        Self { chunks: VecDeque::new(), head: 0, len: 0 }
+    }
+}
+
+impl<const CHUNK: usize> Fifo<CHUNK> {
     /// Items.
     pub fn len(&self) -> usize {
         self.len
@@ -89,7 +92,7 @@ mod tests {
     proptest! {
         #[test]
         fn behaves_as_a_deque(steps in prop::collection::vec(prop::option::of(any::<u32>()), 0..500)) {
-            let (mut fifo, mut model) = (Fifo::default(), VecDeque::new());
+            let (mut fifo, mut model) = (Fifo::<32>::default(), VecDeque::new());
             for step in steps {
                 match step {
                     Some(item) => {
@@ -106,7 +109,7 @@ mod tests {
 
     #[test]
     fn costs_little_more_than_its_items() {
-        let mut fifo = Fifo::default();
+        let mut fifo = Fifo::<32>::default();
         for item in 0..100_000 {
             fifo.push(item);
         }

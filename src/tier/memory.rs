@@ -16,7 +16,7 @@ use super::{
     entry::{Entry, EntryRef},
     eviction::Eviction,
     shelf::{Shelf, is_live, next_random},
-    table::{Hasher, Lines, Table, hash},
+    table::{Hasher, Lines, SPLIT, Table, hash},
 };
 
 /// Memory for which there is one stripe, up to [`MAX_STRIPE_BITS`].
@@ -24,8 +24,8 @@ const STRIPE_MEMORY: usize = 1 << 20;
 const MAX_STRIPE_BITS: u32 = 7;
 /// Entries that a stripe has at least, lest hit ratios suffer.
 const STRIPE_ENTRIES: usize = 100;
-/// Entries for which a table has a segment, when they are about [`ENTRY_BYTES`] each.
-const SEGMENT_ENTRIES: usize = 1_700;
+/// Entries for which a table's directory has a place, when they are about [`ENTRY_BYTES`] each.
+const SEGMENT_ENTRIES: usize = SPLIT / 4;
 const ENTRY_BYTES: usize = 128;
 const MAX_SEGMENT_BITS: u32 = 12;
 /// A cursor is this many bits shorter than a hash, so that it fits a JavaScript number.

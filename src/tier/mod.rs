@@ -49,7 +49,7 @@ pub struct Rules {
     pub weight: Weight,
     /// log2 of the number of stripes.
     pub stripe_bits: u32,
-    /// log2 of the number of segments of a table.
+    /// log2 of the largest number of segments of a table.
     pub segment_bits: u32,
     /// The capacity of the whole tier.
     limit: AtomicUsize,

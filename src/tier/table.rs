@@ -1,7 +1,8 @@
 //! The hash table of L2: 64-byte buckets of eight tagged slots, in hash order.
 //!
 //! ```text
-//!  hash   | stripe | segment | fraction ........................ | (tag: the low 12 bits) |
+//!  hash   | stripe | directory ......... | ........................ | (tag: the low 12 bits) |
+//!                  | segment (depth) | fraction ..........
 //!  bucket = fraction * buckets of the segment >> 64        (multiply-shift: any number of buckets)
 //!  slot   | displacement 4 bits | tag 12 bits | entry 48 bits |      0: free
 //! ```
@@ -12,10 +13,11 @@
 //! a lookup may stop at a bucket with a free slot, or with an entry that is nearer to its home than the
 //! wanted one would be. Slots of a bucket are filled from the front: full means the last one is taken.
 //!
-//! The number of segments is fixed when the table is made; each segment grows alone, by one allocator
-//! class (an eighth to a quarter), when it is full, and shrinks when it is nearly empty, so growth
-//! never stops the world and the load stays near nine tenths. Because the order of buckets is the order
-//! of hashes, a SCAN cursor is a prefix of a hash and stays valid whatever grows.
+//! A segment grows alone, by an eighth, when it is full, and shrinks when it is nearly empty; past
+//! [`SPLIT`] entries it becomes two (extendible hashing, Fagin et al., 1979). The directory has its full
+//! size from the start; a segment of less than full depth stands in a run of its places. So growth never
+//! stops the world, the load stays near nine tenths, and, because the order of buckets is the order of
+//! hashes, a SCAN cursor is a prefix of a hash and stays valid whatever grows.
 //!
 //! The segments' addresses are atomics, so that [`Lines::prefetch`] may compute a bucket's address
 //! without the lock; everything else happens under the stripe's lock, which `&mut Table` stands for.
@@ -46,6 +48,11 @@ const REACH: usize = 16;
 const FULL: usize = 95;
 /// A segment has at most so many buckets: the count is packed beside the address.
 const MAX_BUCKETS: usize = (1 << 16) - 1;
+/// Entries at which a segment becomes two, if the directory has a place for both.
+pub const SPLIT: usize = 4096;
+/// Above this size the allocator rounds to pages only.
+const LARGE: usize = 32 << 10;
+const PAGE: usize = 4 << 10;
 
 const POINTER: u64 = (1 << 48) - 1;
 const TAG: u64 = (1 << 12) - 1;
@@ -63,18 +70,27 @@ pub fn hash(hasher: &Hasher, key: &[u8]) -> u64 {
     state.finish()
 }
 
-/// A segment as one word: address of its buckets, and their number above bit 48.
+/// A place of the directory: a segment's address and depth (buckets are aligned to 64, which leaves six
+/// bits), the number of its buckets above bit 48, and, at the first place of its run, its entries.
 #[derive(Default)]
 struct Segment {
     word: AtomicU64,
     used: AtomicU64,
 }
 
+const DEPTH: u64 = 63;
+
 impl Segment {
     #[inline]
     fn buckets(&self) -> (*mut [u64; SLOTS], usize) {
         let word = self.word.load(Relaxed);
-        (ptr::with_exposed_provenance_mut((word & POINTER) as usize), (word >> 48) as usize)
+        let at = (word & POINTER & !DEPTH) as usize;
+        (ptr::with_exposed_provenance_mut(at), (word >> 48) as usize)
+    }
+
+    #[inline]
+    fn depth(&self) -> u32 {
+        (self.word.load(Relaxed) & DEPTH) as u32
     }
 
     fn set_used(&self, used: usize) {
@@ -111,10 +127,22 @@ pub struct Lines {
 impl Lines {
     #[inline]
     fn place(&self, hash: u64) -> Place {
-        let rest = hash << self.stripe_bits;
+        self.place_of(hash << self.stripe_bits, hash & TAG)
+    }
+
+    /// The place of a hash whose stripe's bits are shifted out.
+    #[inline]
+    fn place_of(&self, rest: u64, tag: u64) -> Place {
         // Two shifts, since a shift by 64 is none.
-        let segment = (rest >> 1 >> (63 - self.segment_bits)) as usize;
-        Place { segment, fraction: rest << self.segment_bits, tag: hash & TAG }
+        let at = (rest >> 1 >> (63 - self.segment_bits)) as usize;
+        let depth = self.segments[at].depth();
+        Place { segment: at & !(self.run(depth) - 1), fraction: rest << depth, tag }
+    }
+
+    /// The places of the directory that a segment of this depth takes.
+    #[inline]
+    fn run(&self, depth: u32) -> usize {
+        1 << (self.segment_bits - depth)
     }
 
     /// Starts loading the bucket of a hash into the processor's cache.
@@ -160,7 +188,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// An empty table with `2^segment_bits` segments for hashes whose first `stripe_bits` are spent.
+    /// An empty table with at most `2^segment_bits` segments for hashes whose first `stripe_bits` are spent.
     pub fn new(stripe_bits: u32, segment_bits: u32) -> Self {
         let segments = (0..1usize << segment_bits).map(|_| Segment::default()).collect();
         Self {
@@ -304,45 +332,43 @@ impl Table {
 
     /// The slot of an entry with this short reference that `wanted` accepts.
     pub fn find_ref(&self, reference: Ref, wanted: impl Fn(Entry<'_>) -> bool) -> Option<Slot> {
-        let place = self.place_of(reference);
-        let count = self.segment(place.segment).buckets().1;
+        let rest = u64::from(reference >> TAG_BITS) << 44;
+        let place = self.lines.place_of(rest, u64::from(reference) & TAG);
+        let segment = self.segment(place.segment);
+        let count = segment.buckets().1;
         // 20 bits of place name one bucket of a small segment, a few neighbours of a huge one.
-        let span = 1u64 << (44 + self.lines.segment_bits).min(63);
+        let span = 1u64 << (44 + segment.depth()).min(63);
         let last = Place { fraction: place.fraction | (span - 1), ..place }.home(count);
         (place.home(count)..=last)
             .find_map(|home| self.probe((place.segment, home, place.tag), &wanted))
     }
 
-    fn place_of(&self, reference: Ref) -> Place {
-        let rest = u64::from(reference >> TAG_BITS) << 44;
-        let segment = (rest >> 1 >> (63 - self.lines.segment_bits)) as usize;
-        let fraction = rest << self.lines.segment_bits;
-        Place { segment, fraction, tag: u64::from(reference) & TAG }
-    }
-
     /// Adds an entry for a hash whose key is not in the table.
     pub fn insert(&mut self, hash: u64, entry: EntryRef, hasher: &Hasher) -> Slot {
-        let place = self.lines.place(hash);
+        let mut place = self.lines.place(hash);
         let segment = self.segment(place.segment);
         if (segment.used() + 1) * 100 > segment.buckets().1 * SLOTS * FULL {
             self.grow(place.segment, None, hasher);
+            place = self.lines.place(hash);
         }
         let bits = entry.into_bits();
-        let slot = match self.settle(place, bits) {
-            Ok(slot) => slot,
+        self.len += 1;
+        match self.settle(place, bits) {
+            Ok(slot) => {
+                let segment = self.segment(place.segment);
+                segment.set_used(segment.used() + 1);
+                slot
+            }
             Err(left_over) => {
                 self.grow(place.segment, Some(left_over), hasher);
-                self.slot_of(place, bits)
+                self.slot_of(hash, bits)
             }
-        };
-        self.len += 1;
-        let segment = self.segment(place.segment);
-        segment.set_used(segment.used() + 1);
-        slot
+        }
     }
 
     /// Where an entry, known by its address, stands.
-    fn slot_of(&self, place: Place, bits: u64) -> Slot {
+    fn slot_of(&self, hash: u64, bits: u64) -> Slot {
+        let place = self.lines.place(hash);
         let home = place.home(self.segment(place.segment).buckets().1);
         let at = ptr::with_exposed_provenance::<u8>(bits as usize);
         self.probe((place.segment, home, place.tag), |entry| entry.is_at(at))
@@ -434,50 +460,62 @@ impl Table {
     }
 
     fn grow(&mut self, segment: usize, left_over: Option<u64>, hasher: &Hasher) {
-        let old = self.segment(segment).buckets().1;
-        let wanted = (old + old.div_ceil(8)).max(1);
+        let (place, old) = (self.segment(segment), self.segment(segment).buckets().1);
+        let splits = place.used() >= SPLIT && place.depth() < self.lines.segment_bits;
+        let wanted = if splits { sparse(place.used() / 2) } else { (old + old.div_ceil(8)).max(1) };
         assert!(wanted <= MAX_BUCKETS, "a segment holds half a million entries");
-        self.rebuild(segment, wanted, left_over, hasher);
+        self.rebuild(segment, place.depth() + u32::from(splits), wanted, left_over, hasher);
     }
 
     fn shrink(&mut self, segment: usize, hasher: &Hasher) {
-        let wanted = (self.segment(segment).used() * 5 / 4).div_ceil(SLOTS).max(1);
-        self.rebuild(segment, wanted, None, hasher);
+        let place = self.segment(segment);
+        self.rebuild(segment, place.depth(), sparse(place.used()), None, hasher);
     }
 
-    /// Gives a segment `wanted` buckets, or more if they don't hold its entries and the one left over.
+    /// Makes one or two segments of this depth of one, with `wanted` buckets each or more, and puts its
+    /// entries, and the one left over, into them.
     fn rebuild(
         &mut self,
         segment: usize,
-        mut wanted: usize,
+        depth: u32,
+        wanted: usize,
         left_over: Option<u64>,
         hasher: &Hasher,
     ) {
         let (old, old_count) = self.segment(segment).buckets();
+        let end = segment + self.lines.run(self.segment(segment).depth());
         let words: Vec<u64> = (0..old_count)
             .flat_map(|bucket| *self.bucket(segment, bucket))
             .chain(left_over)
             .filter(|word| *word != 0)
             .map(|word| word & POINTER)
             .collect();
+        let mut wanted = wanted;
         loop {
-            // As many as the allocator gives for the price.
-            let count = (class(wanted * BUCKET) / BUCKET).min(MAX_BUCKETS);
-            self.set_buckets(segment, allocate(count), count);
+            let count = as_many_as_fit(wanted);
+            for first in (segment..end).step_by(self.lines.run(depth)) {
+                self.put_segment(first, depth, allocate(count), count);
+            }
             if self.settle_all(&words, hasher) {
                 break;
             }
-            free(self.segment(segment).buckets().0, count);
+            for first in (segment..end).step_by(self.lines.run(depth)) {
+                free(self.segment(first).buckets().0, count);
+            }
             wanted = count + count.div_ceil(8);
         }
-        let now = self.segment(segment).buckets().1;
+        let now = self.segment(segment).buckets().1 * (end - segment) / self.lines.run(depth);
         self.bytes = self.bytes + now * BUCKET - old_count * BUCKET;
         free(old, old_count);
     }
 
-    fn set_buckets(&self, segment: usize, buckets: *mut [u64; SLOTS], count: usize) {
-        let word = buckets.expose_provenance() as u64 | (count as u64) << 48;
-        self.segment(segment).word.store(word, Relaxed);
+    /// Puts an empty segment into its run of the directory.
+    fn put_segment(&self, first: usize, depth: u32, buckets: *mut [u64; SLOTS], count: usize) {
+        let word = buckets.expose_provenance() as u64 | u64::from(depth) | (count as u64) << 48;
+        for place in &self.lines.segments[first..first + self.lines.run(depth)] {
+            place.word.store(word, Relaxed);
+        }
+        self.segment(first).set_used(0);
     }
 
     fn settle_all(&mut self, words: &[u64], hasher: &Hasher) -> bool {
@@ -490,8 +528,19 @@ impl Table {
             if self.settle(place, *word).is_err() {
                 return false;
             }
+            let segment = self.segment(place.segment);
+            segment.set_used(segment.used() + 1);
         }
         true
+    }
+
+    /// The first place of each segment's run.
+    fn segments(&self) -> impl Iterator<Item = usize> + use<'_> {
+        let len = self.lines.segments.len();
+        let next = move |at: &usize| {
+            Some(at + self.lines.run(self.segment(*at).depth())).filter(|next| *next < len)
+        };
+        std::iter::successors(Some(0), next)
     }
 
     /// Takes everything out. The entries are freed when the result is dropped, wherever that is.
@@ -517,7 +566,7 @@ impl Table {
 
     /// Shows every entry, in no useful order.
     pub fn for_each(&self, mut seen: impl FnMut(Entry<'_>)) {
-        for segment in 0..self.lines.segments.len() {
+        for segment in self.segments() {
             for bucket in 0..self.segment(segment).buckets().1 {
                 for word in self.bucket(segment, bucket).iter().filter(|word| **word != 0) {
                     seen(self.view(*word));
@@ -549,19 +598,13 @@ impl Table {
     /// The first hash behind a bucket, in the bits behind the stripe's.
     fn behind(&self, place: Place, home: usize, count: usize) -> Option<u64> {
         let lines = &self.lines;
-        let fraction = if home + 1 < count {
-            (((home as u128 + 1) << 64).div_ceil(count as u128)) as u64
-        } else {
-            0
-        };
-        let segment = place.segment + usize::from(fraction == 0);
-        if segment == lines.segments.len() {
-            return None;
-        }
+        let depth = self.segment(place.segment).depth();
+        let base = ((place.segment as u128) << 64) >> lines.segment_bits;
+        let step = (home as u128 + 1) << (64 - depth);
         // Rounded up wherever bits are pushed out, so that a cursor never leads back.
-        let low = (u128::from(fraction)).div_ceil(1 << lines.segment_bits);
-        let rest = (((segment as u128) << 64) >> lines.segment_bits) + low;
-        Some(rest.div_ceil(1 << lines.stripe_bits) as u64)
+        let rest =
+            base + if home + 1 < count { step.div_ceil(count as u128) } else { 1 << (64 - depth) };
+        (rest >> 64 == 0).then(|| rest.div_ceil(1 << lines.stripe_bits) as u64)
     }
 
     /// A random entry: of the first bucket with entries from a random place on.
@@ -571,7 +614,8 @@ impl Table {
             return None;
         }
         (0..segments).find_map(|step| {
-            let segment = (random as usize % segments + step) % segments;
+            let at = (random as usize % segments + step) % segments;
+            let segment = at & !(self.lines.run(self.segment(at).depth()) - 1);
             let count = self.segment(segment).buckets().1;
             let start = (random >> 20) as usize % count.max(1);
             (0..count).find_map(|step| {
@@ -590,7 +634,7 @@ impl Table {
 
 impl Drop for Table {
     fn drop(&mut self) {
-        for segment in 0..self.lines.segments.len() {
+        for segment in self.segments().collect::<Vec<_>>() {
             let (buckets, count) = self.segment(segment).buckets();
             for bucket in 0..count {
                 for word in self.bucket(segment, bucket).iter().filter(|word| **word != 0) {
@@ -598,11 +642,23 @@ impl Drop for Table {
                     drop(unsafe { EntryRef::from_bits(word & POINTER) });
                 }
             }
-            // Those who still prefetch by these lines find nothing.
-            self.segment(segment).word.store(0, Relaxed);
             free(buckets, count);
         }
+        // Those who still prefetch by these lines find nothing.
+        self.lines.segments.iter().for_each(|place| place.word.store(0, Relaxed));
     }
+}
+
+/// Buckets for so many entries and an eighth more.
+fn sparse(entries: usize) -> usize {
+    (entries * 9 / 8).div_ceil(SLOTS).max(1)
+}
+
+/// As many buckets as the allocator gives for the price of `wanted`.
+fn as_many_as_fit(wanted: usize) -> usize {
+    let bytes = wanted * BUCKET;
+    let given = if bytes > LARGE { bytes.next_multiple_of(PAGE) } else { class(bytes) };
+    (given / BUCKET).min(MAX_BUCKETS)
 }
 
 fn layout(count: usize) -> Layout {

@@ -5,7 +5,10 @@
 //! *look at this entry then*: the deadline stands in the entry. A deadline that moved later is found out
 //! when the item comes up and is put back; only one that moved earlier needs an item of its own.
 
-use super::{fifo::Fifo, table::Ref};
+use super::{fifo, table::Ref};
+
+/// Most slots hold few items.
+type Fifo = fifo::Fifo<32>;
 
 const LEVELS: usize = 8;
 const SLOTS: usize = 32;
