@@ -186,8 +186,7 @@ impl Condition {
         ];
         let named = options.into_iter().find(|(name, _)| args.is(at, name));
         named.map(|(_, option)| option).ok_or_else(|| {
-            let option = args.get(at);
-            let shown = String::from_utf8_lossy(&option[..option.len().min(SHOWN)]);
+            let shown = super::shown(args.get(at), SHOWN);
             ClientError::from(format!("ERR Unsupported option {shown}"))
         })
     }

@@ -441,9 +441,10 @@ pub fn wrong_arity(entry: &Entry) -> ClientError {
     ClientError::from(format!("ERR wrong number of arguments for '{}' command", entry.full_name()))
 }
 
-/// At most `most` bytes of what a client sent, as text.
+/// At most `most` bytes of what a client sent, as text; Redis's texts end at a zero byte.
 fn shown(bytes: &[u8], most: usize) -> String {
-    String::from_utf8_lossy(&bytes[..bytes.len().min(most)]).into_owned()
+    let end = bytes.iter().take(most).take_while(|&&byte| byte != 0).count();
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
 
 /// Takes what the last command asked its connection to do.

@@ -108,7 +108,7 @@ impl<'a> Reply<'a> {
     /// An error. CR and LF become spaces.
     #[cold]
     pub fn error(&mut self, error: &ClientError) {
-        self.line(b"-", error.text());
+        self.line(b"-", error.text().trim_matches(['\r', '\n']));
     }
 
     /// What a peer hears before it is cut off: nothing, if it doesn't speak the protocol at all.

@@ -48,7 +48,17 @@ impl Server {
 
     /// Starts a server in a directory that outlives it.
     pub fn start_in(dir: &Path, args: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_larder"))
+        Self::start_through(env!("CARGO_BIN_EXE_larder"), &[], dir, args)
+    }
+
+    /// Starts a server by a program, such as a shell, that gets the server's path and arguments behind
+    /// its own and puts the server in its own place.
+    pub fn start_through(program: &str, before: &[&str], dir: &Path, args: &[&str]) -> Self {
+        let larder = env!("CARGO_BIN_EXE_larder");
+        let path = (program != larder).then_some(larder);
+        let mut child = Command::new(program)
+            .args(before)
+            .args(path)
             .args(args)
             .args(["--port", "0", "--dir", dir.to_str().expect("a plain path")])
             .stdout(Stdio::piped())
@@ -307,16 +317,17 @@ pub fn encode(words: &[impl AsRef<[u8]>]) -> Vec<u8> {
 /// Where the reply that starts at `at` ends, if it is complete; RESP2 and RESP3.
 pub fn reply_end(buf: &[u8], at: usize) -> Option<usize> {
     let line = at + buf.get(at..)?.windows(2).position(|pair| pair == b"\r\n")?;
-    let (kind, head) = (buf[at], std::str::from_utf8(&buf[at + 1..line]).ok()?);
+    let (kind, head) = (buf[at], &buf[at + 1..line]);
+    let number = || -> Option<i64> { std::str::from_utf8(head).ok()?.parse().ok() };
     let behind = line + 2;
     match kind {
         b'$' | b'=' | b'!' => {
-            let len: i64 = head.parse().ok()?;
+            let len = number()?;
             let end = if len < 0 { behind } else { behind + len as usize + 2 };
             (buf.len() >= end).then_some(end)
         }
         b'*' | b'~' | b'>' | b'%' => {
-            let len: i64 = head.parse().ok()?;
+            let len = number()?;
             let items = len.max(0) * if kind == b'%' { 2 } else { 1 };
             (0..items).try_fold(behind, |at, _| reply_end(buf, at))
         }
