@@ -2,10 +2,13 @@
 //!
 //! A flight runs on the background runtime, so that a client that goes away doesn't end it. Those who
 //! ask while it is under way wait for it; if its task dies without an answer, they ask again, and
-//! exactly one of them becomes the next flight. A flight that a write has overtaken (its ticket is
+//! exactly one of them becomes the next flight (who had started the dead one is told of it). A flight that a write has overtaken (its ticket is
 //! cancelled, SEMANTICS 1) is not joined any more, and what it brings is not installed.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
 
 use bytes::Bytes;
 use dashmap::{DashMap, Entry as Place};
@@ -44,12 +47,40 @@ pub(super) struct Pin {
     hash: u64,
     ticket: Ticket,
     found: Found,
+    /// The attempt has removed the key.
+    gone: AtomicBool,
+}
+
+/// Puts pins in the order that [`find`] needs.
+pub(super) fn sort(pins: &mut [Pin]) {
+    pins.sort_unstable_by_key(|pin| pin.hash);
+}
+
+/// The pin of a key among sorted ones, unless the attempt has removed the key.
+pub(super) fn find<'a>(pins: &'a [Pin], db: usize, key: Key<'_>) -> Option<&'a Pin> {
+    let from = pins.partition_point(|pin| pin.hash < key.hash);
+    let same_hash = pins[from..].iter().take_while(|pin| pin.hash == key.hash);
+    same_hash.filter(|pin| !pin.gone.load(Relaxed)).find(|pin| pin.is_of(db, key))
 }
 
 impl Pin {
-    /// Whether the pin is of this key.
-    pub(super) fn is_of(&self, db: usize, key: Key<'_>) -> bool {
+    fn is_of(&self, db: usize, key: Key<'_>) -> bool {
         self.hash == key.hash && self.db == db && *self.key == *key.bytes
+    }
+
+    /// Whether no write has overtaken it.
+    pub(super) fn is_current(&self) -> bool {
+        self.cache.memory.has_ticket(self.hash, self.ticket)
+    }
+
+    /// Notes that the attempt has removed the key.
+    pub(super) fn remove(&self) {
+        self.gone.store(true, Relaxed);
+    }
+
+    /// The bytes that it keeps from being freed.
+    pub(super) fn size(&self) -> usize {
+        size_of::<Self>() + self.entry().map_or(0, Entry::size)
     }
 
     /// The entry that was found.
@@ -78,51 +109,57 @@ impl Inner {
         hash: u64,
     ) -> Result<Pin, StoreError> {
         let ticket = self.memory.ticket(db, hash);
-        let mut pin = Pin { cache: self.clone(), db, key, hash, ticket, found: None };
+        let (cache, gone) = (self.clone(), AtomicBool::new(false));
+        let mut pin = Pin { cache, db, key, hash, ticket, found: None, gone };
         loop {
-            let mut landing = self.board(db, &pin.key, hash);
+            let (mut landing, is_ours) = self.board(db, &pin.key, hash);
             let landed = landing.wait_for(Option::is_some).await;
-            // An error says that the flight's task died: then ask again.
-            if let Ok(landed) = landed {
-                pin.found = landed.clone().expect("waited for it")?;
-                return Ok(pin);
-            }
-        }
-    }
-
-    /// Joins the flight for a key, or starts one.
-    fn board(self: &Arc<Self>, db: usize, key: &Bytes, hash: u64) -> watch::Receiver<Landing> {
-        match self.flights.0.entry((db, key.clone())) {
-            Place::Occupied(mut place) => {
-                let flight = place.get();
-                let is_over =
-                    flight.landing.borrow().is_none() && flight.landing.has_changed().is_err();
-                if !is_over && self.memory.has_ticket(hash, flight.ticket) {
-                    return flight.landing.clone();
+            match landed {
+                Ok(landed) => {
+                    pin.found = landed.clone().expect("waited for it")?;
+                    return Ok(pin);
                 }
-                let flight = self.start(db, key, hash);
-                let landing = flight.landing.clone();
-                place.insert(flight);
-                landing
-            }
-            Place::Vacant(place) => {
-                let flight = self.start(db, key, hash);
-                let landing = flight.landing.clone();
-                place.insert(flight);
-                landing
+                // The flight's task died. Were it not the end for who started it, a store that always
+                // panics would be called for ever.
+                Err(_) if is_ours => return Err(StoreError::Down("the load's task died".into())),
+                Err(_) => {}
             }
         }
     }
 
-    fn start(self: &Arc<Self>, db: usize, key: &Bytes, hash: u64) -> Flight {
+    /// Joins the flight for a key, or starts one; says whether it is a new one.
+    fn board(
+        self: &Arc<Self>,
+        db: usize,
+        key: &Bytes,
+        hash: u64,
+    ) -> (watch::Receiver<Landing>, bool) {
+        let place = self.flights.0.entry((db, key.clone()));
+        if let Place::Occupied(place) = &place
+            && self.may_join(place.get(), hash)
+        {
+            return (place.get().landing.clone(), false);
+        }
         let ticket = self.memory.ticket(db, hash);
         let (sender, landing) = watch::channel(None);
         let pilot = Pilot { cache: self.clone(), db, key: key.clone(), hash, ticket };
+        // The map is let go before the task starts: one that can't start ends its flight at once.
+        drop(place.insert(Flight { ticket, landing: landing.clone() }));
         self.runtime().spawn(async move {
             let result = pilot.fly().await;
             let _ = sender.send(Some(result));
         });
-        Flight { ticket, landing }
+        (landing, true)
+    }
+
+    /// Whether what a flight brings is for later askers too: it lives, it has not failed, and no write
+    /// has overtaken it.
+    fn may_join(&self, flight: &Flight, hash: u64) -> bool {
+        let flies = match &*flight.landing.borrow() {
+            None => flight.landing.has_changed().is_ok(),
+            Some(landed) => landed.is_ok(),
+        };
+        flies && self.memory.has_ticket(hash, flight.ticket)
     }
 }
 
@@ -146,13 +183,15 @@ impl Pilot {
         let stats = &namespace.stats;
         let started = std::time::Instant::now();
         let keys = [self.key.clone()];
-        let loaded = tokio::time::timeout(super::STORE_TIMEOUT, store.load(&keys)).await;
+        let loaded = tokio::time::timeout(self.cache.store_timeout(), store.load(&keys)).await;
         NamespaceStats::add(&stats.load_micros, started.elapsed().as_micros() as u64);
-        NamespaceStats::add(&stats.loads, 1);
         let loaded =
             loaded.unwrap_or_else(|_| Err(StoreError::Timeout("the load took too long".into())));
         match loaded {
-            Ok(mut records) => Ok(self.land(records.pop().flatten())),
+            Ok(mut records) => {
+                NamespaceStats::add(&stats.loads, 1);
+                Ok(self.land(records.pop().flatten()))
+            }
             Err(error) => {
                 NamespaceStats::add(&stats.load_errors, 1);
                 Err(error)

@@ -21,7 +21,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::future::try_join_all;
+use futures_util::{StreamExt, stream};
 use tokio::runtime::Handle;
 
 use crate::{
@@ -35,12 +35,16 @@ use counter::Counters;
 use flight::Pin;
 use tx::{Change, Key, Start, Stop, Tx};
 
-/// How long a store may take before the client is told that the outcome is unknown.
+/// How long a store may take, unless told otherwise.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often an attempt makes room before it gives up with `-OOM`.
 const ROOM_TRIES: u32 = 4;
 /// How often a write hydrates anew because other writes overtook it.
 const HYDRATE_TRIES: u32 = 64;
+/// Loads that one command has under way at once.
+const LOADS_AT_ONCE: usize = 128;
+/// What one command may pin beside memory: a quarter of it, but at least this many bytes.
+const PINNED_LEAST: usize = 4 << 20;
 
 /// What a command does with one of its keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,11 +100,17 @@ struct Inner {
     max_string: AtomicUsize,
     /// The newest version issued or seen (SEMANTICS 14).
     version: AtomicU64,
+    /// In milliseconds.
+    store_timeout: AtomicU64,
 }
 
 impl Inner {
     fn runtime(&self) -> &Handle {
         self.runtime.as_ref().expect("checked when a namespace has a store")
+    }
+
+    fn store_timeout(&self) -> Duration {
+        Duration::from_millis(self.store_timeout.load(Relaxed))
     }
 
     /// Takes note of a version that a store returned, so that ours are newer.
@@ -138,6 +148,7 @@ impl Cache {
             runtime,
             max_string: AtomicUsize::new(512 << 20),
             version: AtomicU64::new(0),
+            store_timeout: AtomicU64::new(STORE_TIMEOUT.as_millis() as u64),
         }))
     }
 
@@ -150,6 +161,11 @@ impl Cache {
     /// Changes the length of the longest string that a command may make.
     pub fn set_max_string(&self, bytes: usize) {
         self.0.max_string.store(bytes, Relaxed);
+    }
+
+    /// Changes how long a store may take: then a load fails, and a write's outcome is unknown.
+    pub fn set_store_timeout(&self, limit: Duration) {
+        self.0.store_timeout.store(limit.as_millis() as u64, Relaxed);
     }
 
     /// The namespaces.
@@ -264,7 +280,7 @@ impl Cache {
         mut run: impl FnMut(&mut Tx<'_>) -> Result<(), Stop>,
     ) -> Result<(), ClientError> {
         let settles = self.writes_through(job);
-        let turn = if settles { Some(self.take_turns(job).await) } else { None };
+        let turn = if settles { Some(self.take_turns(job).await?) } else { None };
         let mut staged = Vec::new();
         let mut pins: Vec<Pin> = Vec::new();
         for _ in 0..HYDRATE_TRIES {
@@ -274,29 +290,54 @@ impl Cache {
                 Ok(()) => return self.settle(turn, staged).await,
                 Err(Refusal::Client(error)) => return Err(error),
                 Err(Refusal::Below) => {
-                    pins.clear();
-                    pins = self.hydrate(&job).await.map_err(|error| error.client_error())?;
+                    // A read had asked before any write that has overtaken what it holds.
+                    pins.retain(|pin| !job.writes || pin.is_current());
+                    self.hydrate(&job, &mut pins).await?;
                 }
             }
         }
         Err(ClientError::new("TRYAGAIN the keys change faster than they can be loaded"))
     }
 
-    async fn take_turns(&self, job: &Job<'_>) -> turns::Turn {
+    async fn take_turns(&self, job: &Job<'_>) -> Result<turns::Turn, ClientError> {
         let place = |(key, _): &(Key<'_>, Use)| (job.db, Bytes::copy_from_slice(key.bytes));
-        self.0.turns.take(job.keys.iter().map(place).collect()).await
+        self.0.turns.take(job.keys.iter().map(place).collect(), self.0.store_timeout()).await
     }
 
-    /// Fetches the keys that aren't in memory, concurrently.
-    async fn hydrate(&self, job: &Job<'_>) -> Result<Vec<Pin>, StoreError> {
+    /// Fetches the keys that are neither in memory nor pinned, concurrently, and pins them.
+    async fn hydrate(&self, job: &Job<'_>, pins: &mut Vec<Pin>) -> Result<(), ClientError> {
+        let fetch =
+            |key: Key<'_>| self.0.fetch(job.db, Bytes::copy_from_slice(key.bytes), key.hash);
+        let cold = self.cold_keys(job, pins);
+        let mut fetched = stream::iter(cold.into_iter().map(fetch)).buffer_unordered(LOADS_AT_ONCE);
+        let most = (self.0.memory.rules().limit() / 4).max(PINNED_LEAST);
+        let mut size: usize = pins.iter().map(Pin::size).sum();
+        while let Some(pin) = fetched.next().await {
+            let pin = pin.map_err(|error| explain(job, error))?;
+            size += pin.size();
+            // One value alone is bounded by its own length.
+            if size > most && !pins.is_empty() {
+                return Err(ClientError::OOM);
+            }
+            pins.push(pin);
+        }
+        flight::sort(pins);
+        Ok(())
+    }
+
+    /// The keys, each once, that have to be loaded.
+    fn cold_keys<'a>(&self, job: &Job<'a>, pins: &[Pin]) -> Vec<Key<'a>> {
         let loads = |(key, use_): &&(Key<'_>, Use)| {
             *use_ != Use::Blind && self.reads_through(job.db, key.bytes)
         };
-        let cold = job.keys.iter().filter(loads).filter(|(key, _)| !self.is_in_memory(job, *key));
-        let fetch = |(key, _): &(Key<'_>, Use)| {
-            self.0.fetch(job.db, Bytes::copy_from_slice(key.bytes), key.hash)
+        let is_cold = |key: &Key<'_>| {
+            flight::find(pins, job.db, *key).is_none() && !self.is_in_memory(job, *key)
         };
-        try_join_all(cold.map(fetch)).await
+        let keys = job.keys.iter().filter(loads).map(|(key, _)| *key);
+        let mut cold: Vec<_> = keys.filter(is_cold).collect();
+        cold.sort_unstable_by_key(|key| (key.hash, key.bytes));
+        cold.dedup_by_key(|key| key.bytes);
+        cold
     }
 
     fn is_in_memory(&self, job: &Job<'_>, key: Key<'_>) -> bool {
@@ -306,3 +347,15 @@ impl Cache {
         slot.is_some_and(|slot| crate::tier::shelf::is_live(shelf.entry(slot), job.now))
     }
 }
+
+/// A load's failure as a client sees it. A write that couldn't begin has no unknown outcome
+/// (SEMANTICS 3).
+fn explain(job: &Job<'_>, error: StoreError) -> ClientError {
+    match error {
+        StoreError::Timeout(text) if job.writes => StoreError::Down(text).client_error(),
+        error => error.client_error(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

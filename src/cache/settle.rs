@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::{
-    Cache, Inner, STORE_TIMEOUT,
+    Cache, Inner,
     counter::Counters,
     turns::Turn,
     tx::{Change, Start, Tx},
@@ -43,15 +43,10 @@ impl Cache {
             return Ok(());
         };
         let (sender, answer) = oneshot::channel();
-        let work = Settlement { cache: self.0.clone(), turn, staged };
-        self.0.runtime().spawn(async move {
-            let _ = sender.send(work.carry_out(&order).await);
-        });
-        match tokio::time::timeout(STORE_TIMEOUT, answer).await {
-            Ok(Ok(result)) => result.map_err(|error| error.client_error()),
-            Ok(Err(_)) => Err(StoreError::Timeout("the write's task died".into()).client_error()),
-            Err(_) => Err(StoreError::Timeout("the write took too long".into()).client_error()),
-        }
+        let work = Settlement { cache: self.0.clone(), turn, staged, answer: Some(sender) };
+        self.0.runtime().spawn(work.carry_out(order));
+        let died = |_| Err(StoreError::Timeout("the write's task died".into()));
+        answer.await.unwrap_or_else(died).map_err(|error| error.client_error())
     }
 }
 
@@ -134,15 +129,19 @@ impl Inner {
         }
     }
 
-    /// Drops the copies of keys, since nobody knows what the store has.
+    /// Drops the copies of keys with a store, since nobody knows what it has.
     fn forget(&self, staged: &[Change]) {
+        let is_written = |change: &&Change| {
+            let namespace = self.policies.of(change.db, &change.key);
+            namespace.is_some_and(|namespace| namespace.write == Write::Through)
+        };
         let gone = |change: &Change| Change {
             db: change.db,
             hash: change.hash,
             key: change.key.clone(),
             entry: None,
         };
-        self.publish(staged.iter().map(gone).collect());
+        self.publish(staged.iter().filter(is_written).map(gone).collect());
     }
 }
 
@@ -151,40 +150,51 @@ struct Settlement {
     cache: Arc<Inner>,
     turn: Turn,
     staged: Vec<Change>,
+    answer: Option<oneshot::Sender<Result<(), StoreError>>>,
 }
 
 impl Settlement {
-    async fn carry_out(mut self, order: &Order) -> Result<(), StoreError> {
-        let result = self.tell(order).await;
+    async fn carry_out(mut self, order: Order) {
+        let result = self.tell(&order).await;
         let stats = &self.cache.policies.at(order.namespace).stats;
         match &result {
             Ok(()) => {
                 NamespaceStats::add(&stats.writes, order.changes.len() as u64);
                 self.cache.publish(std::mem::take(&mut self.staged));
             }
-            Err(StoreError::Timeout(_)) => NamespaceStats::add(&stats.write_errors, 1),
+            Err(StoreError::Timeout(_)) => {
+                NamespaceStats::add(&stats.write_errors, 1);
+                self.cache.forget(&self.staged);
+            }
             Err(_) => {
                 NamespaceStats::add(&stats.write_errors, 1);
                 // Refused or not reached: what memory has is still what the store has.
                 self.staged.clear();
             }
         }
-        result
+        self.answer(result);
     }
 
-    /// Calls the store; past the time limit the client has been told that the outcome is unknown, so
-    /// the copies go at once, and again when it is known.
-    async fn tell(&self, order: &Order) -> Result<(), StoreError> {
+    /// Calls the store. Past the time limit the copies go and the client is told that the outcome is
+    /// unknown; when the store has answered at last, the copies go again.
+    async fn tell(&mut self, order: &Order) -> Result<(), StoreError> {
         let call = order.store.apply(&order.changes);
         tokio::pin!(call);
-        match tokio::time::timeout(STORE_TIMEOUT, &mut call).await {
-            Ok(result) => result,
-            Err(_) => {
-                self.turn.set_unknown(true);
-                self.cache.forget(&self.staged);
-                let _ = call.await;
-                Err(StoreError::Timeout("the write took too long".into()))
-            }
+        if let Ok(result) = tokio::time::timeout(self.cache.store_timeout(), &mut call).await {
+            return result;
+        }
+        let late = || StoreError::Timeout("the write took too long".into());
+        self.turn.set_unknown();
+        self.cache.forget(&self.staged);
+        self.answer(Err(late()));
+        let _ = call.await;
+        Err(late())
+    }
+
+    /// Tells the client, if it hasn't been told. It may be gone.
+    fn answer(&mut self, result: Result<(), StoreError>) {
+        if let Some(answer) = self.answer.take() {
+            let _ = answer.send(result);
         }
     }
 }

@@ -1,12 +1,17 @@
 //! Turns: writes of one key to its store go one after the other, in the order in which they came.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use dashmap::{DashMap, DashSet};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
+use crate::error::ClientError;
+
 type Place = (usize, Bytes);
+
+const STUCK: ClientError =
+    ClientError::new("STOREDOWN an earlier write of the key is still without an answer");
 
 /// The keys that are being written through, and those whose last write ended nobody knows how.
 #[derive(Default)]
@@ -23,20 +28,32 @@ pub(super) struct Turn {
 
 impl Turns {
     /// Waits for the turns of keys, in the keys' order, so that two commands never wait for each other.
-    pub(super) async fn take(self: &Arc<Self>, mut places: Vec<Place>) -> Turn {
+    /// It fails if it has waited for `patience` and nobody knows how the write before it ends.
+    pub(super) async fn take(
+        self: &Arc<Self>,
+        mut places: Vec<Place>,
+        patience: Duration,
+    ) -> Result<Turn, ClientError> {
         places.sort();
         places.dedup();
         let mut turn = Turn { turns: self.clone(), held: Vec::with_capacity(places.len()) };
         for place in places {
             let queue = self.queues.entry(place.clone()).or_default().clone();
             // Noted first: a caller who gives up while waiting leaves no queue behind.
-            turn.held.push((place, None));
-            let guard = queue.lock_owned().await;
+            turn.held.push((place.clone(), None));
+            let mut lock = pin!(queue.lock_owned());
+            let guard = loop {
+                match tokio::time::timeout(patience, &mut lock).await {
+                    Ok(guard) => break guard,
+                    Err(_) if self.unknown.contains(&place) => return Err(STUCK),
+                    Err(_) => {}
+                }
+            };
             if let Some((_, held)) = turn.held.last_mut() {
                 *held = Some(guard);
             }
         }
-        turn
+        Ok(turn)
     }
 
     /// Whether the outcome of the key's last write is unknown: then nothing of it may be cached.
@@ -46,14 +63,10 @@ impl Turns {
 }
 
 impl Turn {
-    /// Notes whether the outcome of the write under way is unknown (SEMANTICS 15).
-    pub(super) fn set_unknown(&self, unknown: bool) {
+    /// Notes that nobody knows how the write under way ends, until the turn ends (SEMANTICS 15).
+    pub(super) fn set_unknown(&self) {
         for (place, _) in &self.held {
-            if unknown {
-                self.turns.unknown.insert(place.clone());
-            } else {
-                self.turns.unknown.remove(place);
-            }
+            self.turns.unknown.insert(place.clone());
         }
     }
 }
@@ -61,7 +74,10 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         for (place, guard) in self.held.drain(..) {
-            self.turns.unknown.remove(&place);
+            // One that only waited knows nothing of the outcome.
+            if guard.is_some() {
+                self.turns.unknown.remove(&place);
+            }
             drop(guard);
             // The map's own reference is the last one when nobody holds or waits.
             self.turns.queues.remove_if(&place, |_, queue| Arc::strong_count(queue) == 1);
@@ -73,6 +89,8 @@ impl Drop for Turn {
 mod tests {
     use super::*;
 
+    const PATIENCE: Duration = Duration::from_secs(60);
+
     fn place(key: &'static str) -> Place {
         (0, Bytes::from_static(key.as_bytes()))
     }
@@ -80,13 +98,13 @@ mod tests {
     #[tokio::test]
     async fn turns_are_taken_in_order_and_leave_nothing_behind() {
         let turns = Arc::new(Turns::default());
-        let first = turns.take(vec![place("b"), place("a"), place("b")]).await;
+        let first = turns.take(vec![place("b"), place("a"), place("b")], PATIENCE).await.unwrap();
         let (turns_too, seen) = (turns.clone(), Arc::new(parking_lot::Mutex::new(Vec::new())));
         let waiters: Vec<_> = (0..3)
             .map(|number| {
                 let (turns, seen) = (turns_too.clone(), seen.clone());
                 tokio::spawn(async move {
-                    let _turn = turns.take(vec![place("a")]).await;
+                    let _turn = turns.take(vec![place("a")], PATIENCE).await.unwrap();
                     seen.lock().push(number);
                 })
             })
@@ -104,16 +122,16 @@ mod tests {
     #[tokio::test]
     async fn a_waiter_that_gives_up_frees_its_place() {
         let turns = Arc::new(Turns::default());
-        let held = turns.take(vec![place("a")]).await;
+        let held = turns.take(vec![place("a")], PATIENCE).await.unwrap();
         let waiting = tokio::spawn({
             let turns = turns.clone();
-            async move { turns.take(vec![place("a"), place("b")]).await }
+            async move { turns.take(vec![place("a"), place("b")], PATIENCE).await }
         });
         tokio::task::yield_now().await;
         waiting.abort();
         assert!(waiting.await.is_err());
         drop(held);
-        drop(turns.take(vec![place("a"), place("b")]).await);
+        drop(turns.take(vec![place("a"), place("b")], PATIENCE).await.unwrap());
         assert!(turns.queues.is_empty());
     }
 }

@@ -8,14 +8,17 @@
 use parking_lot::MutexGuard;
 use smallvec::SmallVec;
 
-use super::{counter::Counters, flight::Pin};
+use super::{
+    counter::Counters,
+    flight::{self, Pin},
+};
 use crate::{
     error::ClientError,
     policy::Policies,
     tier::{
         entry::{Entry, EntryRef, Meta, entry_size},
         memory::{Core, Memory},
-        shelf::is_live,
+        shelf::{is_live, next_random},
         table::Slot,
     },
 };
@@ -221,8 +224,10 @@ impl<'a> Tx<'a> {
             return Ok(held.core.shelf(db).map(|shelf| shelf.entry(slot)));
         }
         let now = self.now;
-        let pinned = self.pins.iter().find(|pin| pin.is_of(db, key));
-        Ok(pinned.and_then(Pin::entry).filter(|entry| is_live(*entry, now)))
+        // However long it took: what was loaded for this attempt is fresh to it.
+        let ended = |entry: &Entry<'_>| entry.deadline() != 0 && entry.deadline() <= now;
+        let pinned = flight::find(self.pins, db, key);
+        Ok(pinned.and_then(Pin::entry).filter(|entry| !ended(entry)))
     }
 
     /// The key's entry, without counting it as a hit or a miss and without keeping it warm.
@@ -234,26 +239,32 @@ impl<'a> Tx<'a> {
     /// The key's entry, counted as a hit or a miss.
     #[inline]
     pub fn get(&mut self, key: Key<'_>) -> Result<Option<Entry<'_>>, Stop> {
-        let (counters, rules) = (self.counters, self.memory.rules());
-        let (touch, now) = (self.touch, self.now);
-        let random = key.hash ^ now.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        let found = self.entry(key)?;
-        match found {
-            Some(entry) => {
-                counters.hits.add(1);
-                if touch {
-                    let random = || crate::tier::shelf::next_random(random | 1) >> 20;
-                    rules.eviction().touch(entry, now, rules.lfu(), random);
-                }
-            }
-            None => counters.misses.add(1),
+        let (rules, touch, now) = (self.memory.rules(), self.touch, self.now);
+        let found = self.look(key)?;
+        if touch && let Some(entry) = found {
+            let random =
+                || next_random(key.hash ^ now.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1) >> 20;
+            rules.eviction().touch(entry, now, rules.lfu(), random);
         }
         Ok(found)
     }
 
-    /// Whether the key is there, counted as a hit or a miss.
+    /// The key's entry, counted as a hit or a miss, but not kept warm.
+    #[inline]
+    pub fn look(&mut self, key: Key<'_>) -> Result<Option<Entry<'_>>, Stop> {
+        let counters = self.counters;
+        let found = self.entry(key)?;
+        if found.is_some() {
+            counters.hits.add(1)
+        } else {
+            counters.misses.add(1)
+        }
+        Ok(found)
+    }
+
+    /// Whether the key is there, counted as a hit or a miss, but not kept warm.
     pub fn exists(&mut self, key: Key<'_>) -> Result<bool, Stop> {
-        Ok(self.get(key)?.is_some())
+        Ok(self.look(key)?.is_some())
     }
 
     /// The string under a key, counted as a hit or a miss; an error if it holds another type.
@@ -420,19 +431,23 @@ impl<'a> Tx<'a> {
         if deadline != 0 && deadline <= now {
             return self.remove(key);
         }
-        if self.staged.is_some() {
-            let Some(entry) = self.entry(key)? else { return Ok(false) };
-            let meta = Meta { deadline, ..entry.meta() };
-            let copy = EntryRef::new(key.bytes, &[entry.value()], &meta);
-            return self.put(key, copy).map(|()| true);
+        if self.staged.is_none()
+            && let Some(slot) = self.slot(key)?
+        {
+            let held = self.held(key.hash)?;
+            held.changed |= 1 << (db % 64);
+            held.core.cancel(db, key.hash);
+            let shelf = memory.shelf(held.stripe, &mut held.core, db);
+            shelf.set_deadline(slot, key.hash, deadline, memory.rules(), now);
+            return Ok(true);
         }
-        let Some(slot) = self.slot(key)? else { return Ok(false) };
-        let held = self.held(key.hash)?;
-        held.changed |= 1 << (db % 64);
-        held.core.cancel(db, key.hash);
-        let shelf = memory.shelf(held.stripe, &mut held.core, db);
-        shelf.set_deadline(slot, key.hash, deadline, memory.rules(), now);
-        Ok(true)
+        let Some(entry) = self.entry(key)? else { return Ok(false) };
+        let meta = Meta { deadline, ..entry.meta() };
+        let copy = EntryRef::new(key.bytes, &[entry.value()], &meta);
+        if self.staged.is_none() {
+            self.ensure_room(copy.get().size())?;
+        }
+        self.put(key, copy).map(|()| true)
     }
 
     /// Deletes the key; false if there was none.
@@ -448,13 +463,19 @@ impl<'a> Tx<'a> {
             }
             return Ok(true);
         }
-        let Some(slot) = self.slot(key)? else { return Ok(false) };
+        let slot = self.slot(key)?;
+        let is_there = slot.is_some() || self.entry(key)?.is_some();
+        if let Some(pin) = flight::find(self.pins, db, key) {
+            pin.remove();
+        }
         let held = self.held(key.hash)?;
-        held.changed |= 1 << (db % 64);
         held.core.cancel(db, key.hash);
-        let shelf = memory.shelf(held.stripe, &mut held.core, db);
-        drop(shelf.remove(slot, memory.rules()));
-        Ok(true)
+        if let Some(slot) = slot {
+            held.changed |= 1 << (db % 64);
+            let shelf = memory.shelf(held.stripe, &mut held.core, db);
+            drop(shelf.remove(slot, memory.rules()));
+        }
+        Ok(is_there)
     }
 
     /// Brings a staged change into memory.
@@ -463,10 +484,7 @@ impl<'a> Tx<'a> {
         let key = Key { bytes: &change.key, hash: change.hash };
         match change.entry {
             Some(entry) => self.put(key, entry),
-            None => {
-                self.held(key.hash)?.core.cancel(change.db, key.hash);
-                self.remove(key).map(drop)
-            }
+            None => self.remove(key).map(drop),
         }
     }
 
@@ -477,7 +495,7 @@ impl<'a> Tx<'a> {
             return Ok(true);
         }
         let db = self.db;
-        let Some(pin) = self.pins.iter().find(|pin| pin.is_of(db, key)) else { return Ok(false) };
+        let Some(pin) = flight::find(self.pins, db, key) else { return Ok(false) };
         Ok(!write || self.held(key.hash)?.core.has_ticket(pin.ticket()))
     }
 }

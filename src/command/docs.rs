@@ -399,10 +399,10 @@ fn spec_positions(spec: &KeySpec, count: usize) -> impl Iterator<Item = (usize, 
 
 /// What SET and BITFIELD do with their key depends on their options.
 fn flags_of_call(args: Args<'_>) -> &'static [&'static str] {
-    let has = |word: &str| args.from(4).any(|arg| arg.eq_ignore_ascii_case(word.as_bytes()));
+    let has = |from: usize, word: &str| (from..args.len()).any(|at| args.is(at, word));
     let all = &["RW", "access", "update"];
     if args.is(2, "set") {
-        return if has("get") { all } else { &["OW", "update"] };
+        return if has(5, "get") { all } else { &["OW", "update"] };
     }
-    if has("set") || has("incrby") { all } else { &["RO", "access"] }
+    if has(4, "set") || has(4, "incrby") { all } else { &["RO", "access"] }
 }

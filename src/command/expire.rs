@@ -193,9 +193,9 @@ impl Condition {
 
     /// Whether a key that ends at `current` (0: never) may be made to end at `new`.
     fn allows(&self, current: u64, new: i64) -> bool {
-        // Deadlines have 48 bits.
+        // Deadlines have 48 bits: both are compared as they are kept.
         let never = current == 0;
-        let current = current as i64;
+        let (current, new) = (current as i64, new.min(MAX_DEADLINE as i64));
         !(self.nx && !never
             || self.xx && never
             || self.gt && (never || new <= current)

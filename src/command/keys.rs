@@ -9,7 +9,7 @@ use super::{
     row::{Flags, Group, READ_1, READ_ALL, Row, Run, WRITE_ALL},
 };
 use crate::{
-    cache::tx::{Stop, Tx},
+    cache::tx::{Key, Stop, Tx},
     protocol::Reply,
 };
 
@@ -85,17 +85,25 @@ fn delete(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result<(), 
 }
 
 fn exists(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result<(), Stop> {
+    count(args, reply, |key| tx.exists(key))
+}
+
+fn touch(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result<(), Stop> {
+    count(args, reply, |key| Ok(tx.get(key)?.is_some()))
+}
+
+/// Replies with how many of the keys `holds` for.
+fn count(
+    args: Args<'_>,
+    reply: &mut Reply<'_>,
+    mut holds: impl FnMut(Key<'_>) -> Result<bool, Stop>,
+) -> Result<(), Stop> {
     let mut count = 0;
     for at in 1..args.len() {
-        count += i64::from(tx.exists(args.key(at))?);
+        count += i64::from(holds(args.key(at))?);
     }
     reply.integer(count);
     Ok(())
-}
-
-/// A lookup of a key that exists touches it: TOUCH is EXISTS, asked for another reason.
-fn touch(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result<(), Stop> {
-    exists(tx, args, reply)
 }
 
 fn type_of(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result<(), Stop> {

@@ -417,15 +417,17 @@ fn unknown(args: Args<'_>) -> ClientError {
     let mut text = String::from("ERR unknown command '");
     text.push_str(&shown(args.get(0), SHOWN));
     text.push_str("', with args beginning with: ");
-    let start = text.len();
+    let mut left = SHOWN;
     for arg in args.from(1) {
-        let left = SHOWN.saturating_sub(text.len() - start);
         if left == 0 {
             break;
         }
         text.push('\'');
         text.push_str(&shown(arg, left));
         text.push_str("' ");
+        // As many as are sent, not as many as they are in UTF-8.
+        let sent = arg.iter().take(left).take_while(|&&byte| byte != 0).count();
+        left = left.saturating_sub(sent + "'' ".len());
     }
     ClientError::from(text)
 }

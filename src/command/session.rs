@@ -167,6 +167,33 @@ pub struct Client {
 }
 
 impl Client {
+    /// A client that has just connected, at `now` in unix milliseconds.
+    pub fn new(id: u64, addr: String, laddr: String, unix: bool, fd: i32, now: u64) -> Self {
+        Self {
+            id,
+            addr,
+            laddr,
+            unix,
+            fd,
+            created: now,
+            last_active: now.into(),
+            db: 0.into(),
+            resp3: false.into(),
+            no_evict: false.into(),
+            no_touch: false.into(),
+            monitor: false.into(),
+            closing: false.into(),
+            busy: false.into(),
+            last_command: 0.into(),
+            query_bytes: 0.into(),
+            output_bytes: 0.into(),
+            received: 0.into(),
+            sent: 0.into(),
+            labels: Mutex::default(),
+            abort: Mutex::default(),
+        }
+    }
+
     /// Closes the connection, from any thread.
     pub fn kill(&self) {
         let mut abort = self.abort.lock();

@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::Mutex;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::{
     io::AsyncWriteExt,
@@ -201,29 +200,8 @@ fn is_full(shared: &Shared, settings: &Settings) -> bool {
 
 fn client(shared: &Shared, addr: String, laddr: String, unix: bool, fd: i32) -> Arc<Client> {
     let now = shared.cache.clock().now();
-    Arc::new(Client {
-        id: shared.last_client.fetch_add(1, Relaxed) + 1,
-        addr,
-        laddr,
-        unix,
-        fd,
-        created: now,
-        last_active: now.into(),
-        db: 0.into(),
-        resp3: false.into(),
-        no_evict: false.into(),
-        no_touch: false.into(),
-        monitor: false.into(),
-        closing: false.into(),
-        busy: false.into(),
-        last_command: 0.into(),
-        query_bytes: 0.into(),
-        output_bytes: 0.into(),
-        received: 0.into(),
-        sent: 0.into(),
-        labels: Mutex::default(),
-        abort: Mutex::default(),
-    })
+    let id = shared.last_client.fetch_add(1, Relaxed) + 1;
+    Arc::new(Client::new(id, addr, laddr, unix, fd, now))
 }
 
 /// Gives a connection to the worker with the fewest.

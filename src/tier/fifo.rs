@@ -72,6 +72,17 @@ impl<const CHUNK: usize> Fifo<CHUNK> {
         Some(item)
     }
 
+    /// Takes out the item at a position from the head; the one at the head takes its place.
+    pub fn swap_remove(&mut self, index: usize) {
+        let at = self.head + index;
+        if index < self.len
+            && let Some(first) = self.get(0)
+        {
+            self.chunks[at / CHUNK][at % CHUNK] = first;
+            self.pop();
+        }
+    }
+
     /// All items from the head, freeing chunks as it goes.
     pub fn into_items(mut self) -> impl Iterator<Item = Ref> {
         std::iter::from_fn(move || self.pop())

@@ -47,7 +47,7 @@ impl Shelf {
     /// An empty shelf.
     pub fn new(rules: &Rules) -> Self {
         Self {
-            table: Table::new(rules.stripe_bits, rules.segment_bits),
+            table: Table::new(rules.stripe_bits, rules.segment_bits, &rules.hasher),
             queues: Adaptive::new(rules.weight),
             wheel: Wheel::default(),
             cost: 0,
@@ -100,7 +100,7 @@ impl Shelf {
     /// Adds an entry whose key is not on the shelf.
     pub fn insert(&mut self, hash: u64, entry: EntryRef, rules: &Rules, now: u64) {
         self.cost += rules.weight.of(entry.get());
-        let slot = self.table.insert(hash, entry, &rules.hasher);
+        let slot = self.table.insert(hash, entry);
         let entry = self.table.entry(slot);
         if rules.eviction() == Eviction::AllkeysS3fifo {
             let item = self.table.reference(hash);
@@ -158,7 +158,7 @@ impl Shelf {
 
     /// Takes an entry off that the queues have let go of.
     fn take(&mut self, slot: Slot, rules: &Rules) -> EntryRef {
-        let entry = self.table.remove(slot, &rules.hasher);
+        let entry = self.table.remove(slot);
         let view = entry.get();
         view.kill();
         self.cost -= rules.weight.of(view);
@@ -183,7 +183,7 @@ impl Shelf {
 
     /// The entry of a sample that deserves most to go.
     fn worst_of_sample(
-        &self,
+        &mut self,
         policy: Eviction,
         rules: &Rules,
         now: u64,
@@ -208,12 +208,29 @@ impl Shelf {
     }
 
     /// An entry that the policy may evict, at random.
-    fn sample(&self, policy: Eviction, random: u64) -> Option<Slot> {
+    fn sample(&mut self, policy: Eviction, random: u64) -> Option<Slot> {
         if policy.is_volatile() {
-            let item = self.wheel.sample(random, policy == Eviction::VolatileTtl)?;
-            return self.table.find_ref(item, |entry| end(entry) != 0);
+            return self.sample_volatile(policy == Eviction::VolatileTtl, random);
         }
         self.random(random)
+    }
+
+    /// An entry with a deadline, at random. Items of entries that are gone are dropped on the way: a
+    /// slot of the wheel may hold nothing else, and would hide all others.
+    fn sample_volatile(&mut self, soonest: bool, mut random: u64) -> Option<Slot> {
+        for _ in 0..SAMPLE_TRIES {
+            let (place, item) = self.wheel.sample(random, soonest)?;
+            let found = self.table.find_ref(item, |entry| end(entry) != 0);
+            if found.is_some() {
+                return found;
+            }
+            self.wheel.discard(place);
+            if let Some(slot) = self.table.find_ref(item, |entry| entry.is_timed()) {
+                self.table.entry(slot).set_timed(false);
+            }
+            random = next_random(random);
+        }
+        None
     }
 
     /// The slot of a random entry.

@@ -168,6 +168,42 @@ fn prefetch(at: *const u8) {
     let _ = at;
 }
 
+/// A bit for each slot whose displacement and tag are these.
+#[inline]
+fn matches(bucket: &[u64; SLOTS], high: u64) -> u32 {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE2 is part of x86-64, and the loads stay within the bucket.
+    unsafe {
+        use std::arch::x86_64::{
+            __m128i, _mm_castps_si128, _mm_castsi128_ps, _mm_cmpeq_epi16, _mm_loadu_si128,
+            _mm_movemask_epi8, _mm_packs_epi16, _mm_packs_epi32, _mm_set1_epi16, _mm_shuffle_ps,
+            _mm_srai_epi32,
+        };
+        let at = bucket.as_ptr().cast::<__m128i>();
+        let load = |index: usize| _mm_castsi128_ps(_mm_loadu_si128(at.add(index)));
+        // The upper halves of four words, shifted down to displacement and tag.
+        let upper = |a: usize, b: usize| {
+            let halves = _mm_castps_si128(_mm_shuffle_ps::<0b11_01_11_01>(load(a), load(b)));
+            _mm_srai_epi32::<16>(halves)
+        };
+        let all = _mm_packs_epi32(upper(0, 1), upper(2, 3));
+        let wanted = _mm_set1_epi16(high as i16);
+        let equal = _mm_cmpeq_epi16(all, wanted);
+        _mm_movemask_epi8(_mm_packs_epi16(equal, equal)) as u32 & 0xff
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    bucket
+        .iter()
+        .enumerate()
+        .fold(0, |found, (index, word)| found | u32::from(word >> 48 == high) << index)
+}
+
+/// Whether an entry of the bucket is nearer to its home than so many buckets.
+#[inline]
+fn has_nearer(bucket: &[u64; SLOTS], displacement: u64) -> bool {
+    bucket.iter().any(|word| word >> (48 + TAG_BITS) < displacement)
+}
+
 /// Where an entry stands; valid until the table changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot {
@@ -182,6 +218,7 @@ pub type Ref = u32;
 
 /// The table of one stripe and database.
 pub struct Table {
+    hasher: Hasher,
     lines: Arc<Lines>,
     len: usize,
     bytes: usize,
@@ -189,9 +226,10 @@ pub struct Table {
 
 impl Table {
     /// An empty table with at most `2^segment_bits` segments for hashes whose first `stripe_bits` are spent.
-    pub fn new(stripe_bits: u32, segment_bits: u32) -> Self {
+    pub fn new(stripe_bits: u32, segment_bits: u32, hasher: &Hasher) -> Self {
         let segments = (0..1usize << segment_bits).map(|_| Segment::default()).collect();
         Self {
+            hasher: hasher.clone(),
             lines: Arc::new(Lines { segments, stripe_bits, segment_bits }),
             len: 0,
             bytes: size_of::<Segment>() << segment_bits,
@@ -259,14 +297,12 @@ impl Table {
         for displacement in 0..REACH.min(count) as u64 {
             let bucket = self.bucket(segment, at);
             let high = displacement << TAG_BITS | tag;
-            let (mut found, mut nearer) = (0u32, false);
-            for (index, word) in bucket.iter().enumerate() {
-                found |= u32::from(word >> 48 == high && *word != 0) << index;
-                nearer |= word >> (48 + TAG_BITS) < displacement;
-            }
+            let mut found = matches(bucket, high);
             while found != 0 {
                 let index = found.trailing_zeros();
-                if wanted(self.view(bucket[index as usize])) {
+                let word = bucket[index as usize];
+                // A free slot looks like an entry at home with tag 0.
+                if word != 0 && wanted(self.view(word)) {
                     return Some(Slot {
                         segment: segment as u32,
                         bucket: at as u16,
@@ -275,8 +311,7 @@ impl Table {
                 }
                 found &= found - 1;
             }
-            // A free slot counts as nearer, too, but for the home bucket.
-            if nearer || bucket[SLOTS - 1] == 0 {
+            if bucket[SLOTS - 1] == 0 || displacement > 0 && has_nearer(bucket, displacement) {
                 return None;
             }
             at = if at + 1 == count { 0 } else { at + 1 };
@@ -339,16 +374,20 @@ impl Table {
         // 20 bits of place name one bucket of a small segment, a few neighbours of a huge one.
         let span = 1u64 << (44 + segment.depth()).min(63);
         let last = Place { fraction: place.fraction | (span - 1), ..place }.home(count);
+        // Neighbours share the tag now and then; only the whole reference names the entry.
+        let is_it = |entry: Entry<'_>| {
+            wanted(entry) && self.reference(hash(&self.hasher, entry.key())) == reference
+        };
         (place.home(count)..=last)
-            .find_map(|home| self.probe((place.segment, home, place.tag), &wanted))
+            .find_map(|home| self.probe((place.segment, home, place.tag), is_it))
     }
 
     /// Adds an entry for a hash whose key is not in the table.
-    pub fn insert(&mut self, hash: u64, entry: EntryRef, hasher: &Hasher) -> Slot {
+    pub fn insert(&mut self, hash: u64, entry: EntryRef) -> Slot {
         let mut place = self.lines.place(hash);
         let segment = self.segment(place.segment);
         if (segment.used() + 1) * 100 > segment.buckets().1 * SLOTS * FULL {
-            self.grow(place.segment, None, hasher);
+            self.grow(place.segment, None);
             place = self.lines.place(hash);
         }
         let bits = entry.into_bits();
@@ -360,7 +399,7 @@ impl Table {
                 slot
             }
             Err(left_over) => {
-                self.grow(place.segment, Some(left_over), hasher);
+                self.grow(place.segment, Some(left_over));
                 self.slot_of(hash, bits)
             }
         }
@@ -418,7 +457,7 @@ impl Table {
     }
 
     /// Takes an entry out.
-    pub fn remove(&mut self, slot: Slot, hasher: &Hasher) -> EntryRef {
+    pub fn remove(&mut self, slot: Slot) -> EntryRef {
         let (segment, mut at) = (slot.segment as usize, slot.bucket as usize);
         let word = self.bucket(segment, at)[slot.index as usize];
         self.close(segment, at, slot.index as usize);
@@ -438,7 +477,7 @@ impl Table {
         let used = self.segment(segment).used() - 1;
         self.segment(segment).set_used(used);
         if used * 4 < count * SLOTS && count > 1 {
-            self.shrink(segment, hasher);
+            self.shrink(segment);
         }
         // SAFETY: the slot held a reference, and its word is gone from the table.
         unsafe { EntryRef::from_bits(word & POINTER) }
@@ -459,29 +498,22 @@ impl Table {
         (word >> (48 + TAG_BITS) != 0).then_some(index)
     }
 
-    fn grow(&mut self, segment: usize, left_over: Option<u64>, hasher: &Hasher) {
+    fn grow(&mut self, segment: usize, left_over: Option<u64>) {
         let (place, old) = (self.segment(segment), self.segment(segment).buckets().1);
         let splits = place.used() >= SPLIT && place.depth() < self.lines.segment_bits;
         let wanted = if splits { sparse(place.used() / 2) } else { (old + old.div_ceil(8)).max(1) };
         assert!(wanted <= MAX_BUCKETS, "a segment holds half a million entries");
-        self.rebuild(segment, place.depth() + u32::from(splits), wanted, left_over, hasher);
+        self.rebuild(segment, place.depth() + u32::from(splits), wanted, left_over);
     }
 
-    fn shrink(&mut self, segment: usize, hasher: &Hasher) {
+    fn shrink(&mut self, segment: usize) {
         let place = self.segment(segment);
-        self.rebuild(segment, place.depth(), sparse(place.used()), None, hasher);
+        self.rebuild(segment, place.depth(), sparse(place.used()), None);
     }
 
     /// Makes one or two segments of this depth of one, with `wanted` buckets each or more, and puts its
     /// entries, and the one left over, into them.
-    fn rebuild(
-        &mut self,
-        segment: usize,
-        depth: u32,
-        wanted: usize,
-        left_over: Option<u64>,
-        hasher: &Hasher,
-    ) {
+    fn rebuild(&mut self, segment: usize, depth: u32, wanted: usize, left_over: Option<u64>) {
         let (old, old_count) = self.segment(segment).buckets();
         let end = segment + self.lines.run(self.segment(segment).depth());
         let words: Vec<u64> = (0..old_count)
@@ -496,7 +528,7 @@ impl Table {
             for first in (segment..end).step_by(self.lines.run(depth)) {
                 self.put_segment(first, depth, allocate(count), count);
             }
-            if self.settle_all(&words, hasher) {
+            if self.settle_all(&words) {
                 break;
             }
             for first in (segment..end).step_by(self.lines.run(depth)) {
@@ -518,13 +550,13 @@ impl Table {
         self.segment(first).set_used(0);
     }
 
-    fn settle_all(&mut self, words: &[u64], hasher: &Hasher) -> bool {
+    fn settle_all(&mut self, words: &[u64]) -> bool {
         const AHEAD: usize = 16;
         for (index, word) in words.iter().enumerate() {
             if let Some(ahead) = words.get(index + AHEAD) {
                 prefetch(ptr::with_exposed_provenance(*ahead as usize));
             }
-            let place = self.lines.place(hash(hasher, self.view(*word).key()));
+            let place = self.lines.place(hash(&self.hasher, self.view(*word).key()));
             if self.settle(place, *word).is_err() {
                 return false;
             }
@@ -546,10 +578,9 @@ impl Table {
     /// Takes everything out. The entries are freed when the result is dropped, wherever that is.
     pub fn take(&mut self) -> Table {
         let lines = &self.lines;
-        let empty = Table::new(lines.stripe_bits, lines.segment_bits);
-        let mut taken = Table { lines: empty.lines.clone(), ..empty };
-        self.swap(&mut taken);
-        taken
+        let mut empty = Table::new(lines.stripe_bits, lines.segment_bits, &self.hasher);
+        self.swap(&mut empty);
+        empty
     }
 
     /// Swaps the contents of two tables of the same shape; their lines stay where they are.
@@ -682,132 +713,4 @@ fn free(buckets: *mut [u64; SLOTS], count: usize) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::tier::entry::Meta;
-    use std::collections::{HashMap, HashSet};
-
-    fn hasher() -> Hasher {
-        Hasher::with_seeds(1, 2, 3, 4)
-    }
-
-    fn entry(key: &[u8], value: &[u8]) -> EntryRef {
-        EntryRef::new(key, &[value], &Meta::default())
-    }
-
-    fn filled(keys: u32, segment_bits: u32) -> (Table, Hasher) {
-        let (mut table, hasher) = (Table::new(3, segment_bits), hasher());
-        for key in 0..keys {
-            let key = key.to_be_bytes();
-            table.insert(hash(&hasher, &key), entry(&key, &key), &hasher);
-        }
-        (table, hasher)
-    }
-
-    #[test]
-    fn behaves_as_a_map_under_random_steps() {
-        let (mut table, hasher) = (Table::new(2, 1), hasher());
-        let mut model: HashMap<Vec<u8>, Vec<u8>> = HashMap::new();
-        let mut random = 1u64;
-        for step in 0..200_000u64 {
-            random = crate::tier::shelf::next_random(random);
-            // Growing, then shrinking phases.
-            let span = if step % 50_000 < 25_000 { 20_000 } else { 20 };
-            let key = (random % span).to_le_bytes().to_vec();
-            let value = random.to_le_bytes().to_vec();
-            let hashed = hash(&hasher, &key);
-            match (table.find(hashed, &key), random >> 60) {
-                (Some(slot), 0..8) => {
-                    let old = table.remove(slot, &hasher);
-                    assert_eq!(Some(old.get().value().to_vec()), model.remove(&key));
-                }
-                (Some(slot), _) => {
-                    table.replace(slot, entry(&key, &value));
-                    model.insert(key, value);
-                }
-                (None, _) => {
-                    assert!(!model.contains_key(&key));
-                    table.insert(hashed, entry(&key, &value), &hasher);
-                    model.insert(key, value);
-                }
-            }
-            assert_eq!(table.len(), model.len());
-        }
-        for (key, value) in &model {
-            let slot = table.find(hash(&hasher, key), key).unwrap();
-            assert_eq!(table.entry(slot).value(), value);
-        }
-    }
-
-    #[test]
-    fn the_load_stays_near_nine_tenths() {
-        let (mut sum, mut count) = (0.0, 0);
-        for keys in [60_000, 70_000, 80_000, 90_000, 100_000, 110_000] {
-            let (table, _) = filled(keys, 5);
-            sum += table.bytes() as f64 / f64::from(keys);
-            count += 1;
-        }
-        assert!(sum / f64::from(count) < 9.6, "{} bytes a slot", sum / f64::from(count));
-    }
-
-    #[test]
-    fn a_scan_across_growth_and_shrinking_misses_nothing() {
-        let (mut table, hasher) = filled(10_000, 2);
-        let mut seen = HashSet::new();
-        let (mut at, mut step) = (Some(0u64), 0u32);
-        while let Some(cursor) = at {
-            at = table.scan(cursor, |entry| {
-                seen.insert(entry.key().to_vec());
-            });
-            assert!(at.is_none_or(|next| next > cursor));
-            for _ in 0..7 {
-                step += 1;
-                let key = (1_000_000 + step % 30_000).to_be_bytes();
-                let hashed = hash(&hasher, &key);
-                match table.find(hashed, &key) {
-                    Some(slot) => drop(table.remove(slot, &hasher)),
-                    None => drop(table.insert(hashed, entry(&key, b""), &hasher)),
-                }
-            }
-        }
-        assert!((0..10_000u32).all(|key| seen.contains(&key.to_be_bytes()[..])));
-    }
-
-    #[test]
-    fn short_references_lead_back() {
-        let (table, hasher) = filled(50_000, 0);
-        for key in 0..50_000u32 {
-            let key = key.to_be_bytes();
-            let reference = table.reference(hash(&hasher, &key));
-            let slot = table.find_ref(reference, |entry| entry.key() == key).unwrap();
-            assert_eq!(table.entry(slot).key(), key);
-        }
-    }
-
-    #[test]
-    fn taking_and_swapping_leave_the_lines_in_place() {
-        let (mut table, hasher) = filled(1_000, 2);
-        let lines = table.lines();
-        let taken = table.take();
-        assert!(table.is_empty() && taken.len() == 1_000);
-        assert!(Arc::ptr_eq(&lines, &table.lines()));
-        lines.prefetch(12345);
-        table.insert(hash(&hasher, b"k"), entry(b"k", b"v"), &hasher);
-        lines.prefetch(hash(&hasher, b"k"));
-        drop(taken);
-        assert!(table.find(hash(&hasher, b"k"), b"k").is_some());
-    }
-
-    #[test]
-    fn samples_reach_every_entry() {
-        let (table, _) = filled(200, 2);
-        let mut random = 7u64;
-        let seen: HashSet<Vec<u8>> = (0..20_000)
-            .map(|_| {
-                random = crate::tier::shelf::next_random(random);
-                table.entry(table.sample(random).unwrap()).key().to_vec()
-            })
-            .collect();
-        assert_eq!(seen.len(), 200);
-    }
-}
+mod tests;

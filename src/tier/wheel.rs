@@ -101,21 +101,47 @@ impl Wheel {
         }
     }
 
-    /// An item chosen by `random`; the soonest slot's if `soonest`.
-    pub fn sample(&self, random: u64, soonest: bool) -> Option<Ref> {
-        let pick = |fifo: &Fifo| fifo.get(random as usize % fifo.len().max(1));
-        if soonest && let Some(item) = pick(&self.due) {
-            return Some(item);
+    /// An item chosen by `random`, and where it lies; the soonest slot's if `soonest`.
+    pub fn sample(&self, random: u64, soonest: bool) -> Option<(Place, Ref)> {
+        let pick = |slot: Option<usize>, fifo: &Fifo| {
+            let index = random as usize % fifo.len().max(1);
+            fifo.get(index).map(|item| (Place { slot, index }, item))
+        };
+        if soonest && let Some(found) = pick(None, &self.due) {
+            return Some(found);
         }
         let start = if soonest { 0 } else { (random >> 40) as usize };
         let mut places = (0..LEVELS * SLOTS).map(|step| (start + step) % (LEVELS * SLOTS));
         let found = places.find_map(|place| {
             let (level, step) = (place / SLOTS, place % SLOTS);
             let first = (self.now >> (SLOT_BITS * level as u32)) as usize + 1;
-            pick(&self.levels[level].as_ref()?[(first + step) % SLOTS])
+            let slot = (first + step) % SLOTS;
+            pick(Some(level * SLOTS + slot), &self.levels[level].as_ref()?[slot])
         });
-        found.or_else(|| pick(&self.due))
+        found.or_else(|| pick(None, &self.due))
     }
+
+    /// Takes out an item that a sample has just found.
+    pub fn discard(&mut self, place: Place) {
+        let fifo = match place.slot {
+            None => Some(&mut self.due),
+            Some(slot) => self.levels[slot / SLOTS].as_mut().map(|slots| &mut slots[slot % SLOTS]),
+        };
+        if let Some(fifo) = fifo {
+            let (bytes, len) = (fifo.bytes(), fifo.len());
+            fifo.swap_remove(place.index);
+            self.bytes = self.bytes + fifo.bytes() - bytes;
+            self.len -= len - fifo.len();
+        }
+    }
+}
+
+/// Where an item lies, until the wheel changes.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// Level times slots plus slot; none for what is due.
+    slot: Option<usize>,
+    index: usize,
 }
 
 #[cfg(test)]
@@ -173,7 +199,7 @@ mod tests {
         for (item, wait) in [(1, 50_000_000), (2, 90_000), (3, 700)] {
             wheel.add(item, 1_000_000 + wait, 1_000_000);
         }
-        assert_eq!(wheel.sample(99, true), Some(3));
+        assert_eq!(wheel.sample(99, true).map(|(_, item)| item), Some(3));
         assert!((0..500).all(|random| wheel.sample(random << 37, false).is_some()));
     }
 }

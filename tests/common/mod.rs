@@ -65,9 +65,9 @@ impl Server {
             .spawn()
             .expect("larder starts");
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let ready = lines.by_ref().find_map(|line| {
-            line.expect("text").strip_prefix("ready port=").map(str::to_owned)
-        });
+        let ready = lines
+            .by_ref()
+            .find_map(|line| line.expect("text").strip_prefix("ready port=").map(str::to_owned));
         let port = ready.expect("larder says when it is ready").parse().expect("a port");
         // Whatever it prints later must not fill the pipe.
         std::thread::spawn(move || lines.for_each(drop));
@@ -102,6 +102,13 @@ impl Server {
     /// A connection of the `redis` crate, RESP2.
     pub fn connect(&self) -> redis::Connection {
         self.client().get_connection().expect("larder accepts")
+    }
+
+    /// A connection of the `redis` crate, RESP3.
+    pub fn connect3(&self) -> redis::Connection {
+        let address = format!("redis://127.0.0.1:{}/?protocol=resp3", self.port);
+        let client = redis::Client::open(address).expect("a valid address");
+        client.get_connection().expect("larder accepts")
     }
 
     /// Sends SIGTERM and waits for the end; the exit code.
@@ -231,6 +238,33 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     while !holds() {
         assert!(started.elapsed() < PATIENCE, "never: {what}");
         std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Asks a line of words without spaces in them through the `redis` crate.
+pub fn ask(connection: &mut redis::Connection, line: &str) -> redis::RedisResult<redis::Value> {
+    let mut words = line.split(' ');
+    let mut command = redis::cmd(words.next().expect("a name"));
+    words.for_each(|word| _ = command.arg(word));
+    command.query(connection)
+}
+
+/// The bulk string that a client of the `redis` crate sees.
+pub fn bulk(text: impl AsRef<[u8]>) -> redis::Value {
+    redis::Value::BulkString(text.as_ref().to_vec())
+}
+
+/// Asks each line, and compares the reply; a line's reply may be an error that begins so.
+pub fn check(connection: &mut redis::Connection, table: Vec<(&str, Result<redis::Value, &str>)>) {
+    for (line, expected) in table {
+        match (ask(connection, line), expected) {
+            (Ok(reply), Ok(expected)) => assert_eq!(reply, expected, "{line}"),
+            (Err(why), Err(text)) => {
+                let said = format!("{} {}", why.code().unwrap_or(""), why.detail().unwrap_or(""));
+                assert!(said.starts_with(text), "{line}: {said}");
+            }
+            (reply, expected) => panic!("{line}: {reply:?} instead of {expected:?}"),
+        }
     }
 }
 

@@ -1,0 +1,148 @@
+//! Instructions on the hot path: scanning, dispatch, GET hit, SET, reply, counted by callgrind.
+//!
+//! `cargo bench --bench hot_path`. Each part runs in a child under `valgrind --tool=callgrind` twice, with
+//! and without its loop; the difference divided by the loop's length is what one takes. Counts are steady
+//! where times are not: the same binary gives the same figures on a busy machine.
+
+use std::{path::Path, process::Command, sync::Arc};
+
+use larder::{
+    command::{self, Args, Session, session::Client},
+    config::Config,
+    protocol::{Batch, Limits, Output, Scanner},
+    server::Server,
+};
+
+const LOOPS: u64 = 2_000;
+const DEPTH: usize = 64;
+/// A part's name, its requests, how many are in a batch, and whether they are run or only scanned.
+type Part = (&'static str, fn(usize) -> Vec<u8>, usize, bool);
+
+const PARTS: &[Part] = &[
+    ("scan GET", get, DEPTH, false),
+    ("scan SET", set, DEPTH, false),
+    ("GET hit, pipeline 64", get, DEPTH, true),
+    ("GET hit, alone", get, 1, true),
+    ("GET miss, pipeline 64", miss, DEPTH, true),
+    ("SET over a value, pipeline 64", set, DEPTH, true),
+    ("INCR, pipeline 64", incr, DEPTH, true),
+    ("PING, pipeline 64", ping, DEPTH, true),
+];
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    if let [_, flag, part, loops] = &args[..]
+        && flag == "--part"
+    {
+        return run(part.parse().expect("a number"), loops.parse().expect("a number"));
+    }
+    if Command::new("valgrind").arg("--version").output().is_err() {
+        return println!("skipped: valgrind is not installed");
+    }
+    println!("{:<34}{:>14}", "part", "instructions");
+    for (index, (name, _, depth, _)) in PARTS.iter().enumerate() {
+        let (Some(long), Some(short)) = (count(index, LOOPS), count(index, 0)) else {
+            return println!("skipped: callgrind gave no count");
+        };
+        println!("{name:<34}{:>14.1}", (long - short) as f64 / (LOOPS * *depth as u64) as f64);
+    }
+}
+
+/// The instructions of a child that runs a part so often.
+fn count(part: usize, loops: u64) -> Option<u64> {
+    let out = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        // Only what the loop does, not the server's own threads.
+        .arg("--toggle-collect=*HotPath*step*")
+        .arg(std::env::current_exe().ok()?)
+        .args(["--part", &part.to_string(), &loops.to_string()])
+        .output()
+        .ok()?;
+    let text = String::from_utf8_lossy(&out.stderr).into_owned();
+    let line = text.lines().find(|line| line.contains("Collected"))?.to_owned();
+    line.rsplit(':').next()?.trim().parse().ok()
+}
+
+fn run(part: usize, loops: u64) {
+    let (_, request, depth, runs) = PARTS[part];
+    let dir = std::env::temp_dir().join(format!("larder-hot-path-{}", std::process::id()));
+    let server = start(&dir);
+    let mut session = session(&server);
+    let mut path = HotPath::default();
+    let mut warm: Vec<u8> = (0..DEPTH).flat_map(set).collect();
+    path.step(&mut session, &mut warm, true);
+    let mut requests: Vec<u8> = (0..depth).flat_map(request).collect();
+    path.step(&mut session, &mut requests, runs);
+    for _ in 0..loops {
+        path.step(&mut session, &mut requests, runs);
+    }
+    let _ = std::fs::remove_dir_all(dir);
+    // The server's threads need no drain.
+    std::process::exit(0);
+}
+
+fn start(dir: &Path) -> Server {
+    let dir = dir.to_str().expect("a plain path");
+    let flags = ["larder", "--port", "0", "--workers", "1", "--memory", "64mb", "--dir", dir];
+    let config = Config::from_args(flags).unwrap_or_else(|_| panic!("a valid configuration"));
+    Server::start(&config).expect("the server starts")
+}
+
+fn session(server: &Server) -> Session {
+    let shared = server.shared().clone();
+    let client =
+        Client::new(0, "bench".into(), "bench".into(), false, 0, shared.cache.clock().now());
+    let stats = shared.workers[0].clone();
+    let mut session = Session::new(shared, Arc::new(client), stats);
+    session.now = session.cache().clock().now();
+    session
+}
+
+/// What a connection does with a buffer, without its socket.
+#[derive(Default)]
+struct HotPath {
+    scanner: Scanner,
+    batch: Batch,
+    found: Vec<Option<&'static command::table::Entry>>,
+    out: Output,
+}
+
+impl HotPath {
+    #[inline(never)]
+    fn step(&mut self, session: &mut Session, requests: &mut [u8], runs: bool) {
+        let limits = Limits::authenticated(512 << 20);
+        let Self { scanner, batch, found, out } = self;
+        let scanned = scanner.scan(requests, &limits, batch).expect("well-formed");
+        assert_eq!(scanned.consumed, requests.len());
+        if !runs {
+            return;
+        }
+        command::prepare(session, requests, batch, found);
+        for (request, entry) in batch.requests.iter().zip(found.iter()) {
+            command::dispatch(session, *entry, Args::new(requests, batch.args(request)), out);
+        }
+        assert!(!out.is_empty());
+        out.clear();
+    }
+}
+
+fn get(number: usize) -> Vec<u8> {
+    format!("*2\r\n$3\r\nGET\r\n$16\r\nkey:{number:012}\r\n").into_bytes()
+}
+
+fn miss(number: usize) -> Vec<u8> {
+    format!("*2\r\n$3\r\nGET\r\n$16\r\nnot:{number:012}\r\n").into_bytes()
+}
+
+fn set(number: usize) -> Vec<u8> {
+    format!("*3\r\n$3\r\nSET\r\n$16\r\nkey:{number:012}\r\n$128\r\n{}\r\n", "v".repeat(128))
+        .into_bytes()
+}
+
+fn incr(number: usize) -> Vec<u8> {
+    format!("*2\r\n$4\r\nINCR\r\n$16\r\nnum:{number:012}\r\n").into_bytes()
+}
+
+fn ping(_: usize) -> Vec<u8> {
+    b"*1\r\n$4\r\nPING\r\n".to_vec()
+}
