@@ -13,13 +13,14 @@ use larder::{
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// How the allocator is to behave: huge pages (a lookup touches three random places, and each would
-/// miss the TLB otherwise), memory back to the system a second after it was freed, no page added to
-/// large allocations, and slabs for short strings so large that their bookkeeping doesn't matter.
+/// miss the TLB otherwise), freed memory back to the system after ten seconds (after one, pages that are
+/// about to be used again go back and break huge ones up), no page added to large allocations, and slabs
+/// for short strings so large that their bookkeeping doesn't matter.
 #[cfg(feature = "jemalloc")]
 #[allow(unsafe_code, reason = "jemalloc reads its options from a symbol of this name")]
 // SAFETY: the name is jemalloc's own for this purpose, and the text ends in a zero byte.
 #[unsafe(export_name = "_rjem_malloc_conf")]
-pub static MALLOC_CONF: &[u8; 198] = b"thp:always,metadata_thp:auto,dirty_decay_ms:1000,muzzy_decay_ms:0,cache_oblivious:false,\
+pub static MALLOC_CONF: &[u8; 199] = b"thp:always,metadata_thp:auto,dirty_decay_ms:10000,muzzy_decay_ms:0,cache_oblivious:false,\
     slab_sizes:33-48:6|49-64:8|65-80:10|81-96:12|97-112:14|113-128:16|129-160:20|161-192:24|193-224:28|225-256:32\0";
 
 fn main() -> ExitCode {

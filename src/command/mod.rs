@@ -51,7 +51,7 @@ pub mod testing;
 
 use std::{sync::atomic::Ordering::Relaxed, time::Instant};
 
-use smallvec::{SmallVec, smallvec};
+use smallvec::SmallVec;
 
 pub use apply::most_clients;
 pub use args::{Args, OwnedArgs};
@@ -102,9 +102,15 @@ pub fn prepare(
     found.clear();
     let memory = session.cache().memory();
     let many = batch.requests.len() > 1;
+    let mut last: (&[u8], Option<&'static Entry>) = (&[], None);
     for request in &batch.requests {
         let spans = &mut batch.spans[request.first as usize..][..request.count as usize];
-        let entry = table::find(spans[0].of(buf));
+        // A pipeline is mostly of one command.
+        let name = spans[0].of(buf);
+        if name != last.0 {
+            last = (name, table::find(name));
+        }
+        let entry = last.1;
         found.push(entry);
         let Some(entry) = entry else { continue };
         for_each_key(resolve(entry, buf, spans).row, spans.len(), |at| {
@@ -294,11 +300,12 @@ fn carry_out(
     let mut reply = Reply::new(out, session.resp);
     let result = match entry.row.run {
         Run::Keys(run) => {
-            let keys = keys_of(entry.row, args);
-            let job = job_of(session, entry.row, args, &keys);
-            let attempt = session.shared.cache.attempt(&job, |tx| {
-                reply.truncate(mark);
-                run(tx, args, &mut reply)
+            let attempt = with_keys(entry.row, args, |keys| {
+                let job = job_of(session, entry.row, args, keys);
+                session.shared.cache.attempt(&job, |tx| {
+                    reply.truncate(mark);
+                    run(tx, args, &mut reply)
+                })
             });
             match attempt {
                 Err(Refusal::Below) => {
@@ -339,7 +346,8 @@ pub async fn below(session: &mut Session, found: &'static Entry, args: Args<'_>,
     let mark = out.mark();
     let mut reply = Reply::new(out, session.resp);
     let result = {
-        let keys = keys_of(entry.row, args);
+        let positions = entry.row.key_positions(args.len());
+        let keys: Keys<'_> = positions.map(|(at, use_)| (args.key(at), use_)).collect();
         let job = job_of(session, entry.row, args, &keys);
         let run = |tx: &mut crate::cache::tx::Tx<'_>| {
             reply.truncate(mark);
@@ -361,16 +369,25 @@ pub async fn below(session: &mut Session, found: &'static Entry, args: Args<'_>,
     note_time(session, entry, args, started);
 }
 
+/// The keys of a command. Most have one, which needs no list.
 #[inline]
-fn keys_of<'a>(row: &Row, args: Args<'a>) -> Keys<'a> {
+fn with_keys<T>(row: &Row, args: Args<'_>, then: impl FnOnce(&[(Key<'_>, Use)]) -> T) -> T {
     match row.single_key() {
-        Some((at, use_)) => smallvec![(args.key(at), use_)],
-        None => row.key_positions(args.len()).map(|(at, use_)| (args.key(at), use_)).collect(),
+        Some((at, use_)) => then(&[(args.key(at), use_)]),
+        None => {
+            let keys = row.key_positions(args.len()).map(|(at, use_)| (args.key(at), use_));
+            then(&keys.collect::<Keys<'_>>())
+        }
     }
 }
 
 #[inline]
-fn job_of<'a>(session: &'a Session, row: &Row, args: Args<'_>, keys: &'a Keys<'_>) -> Job<'a> {
+fn job_of<'a>(
+    session: &'a Session,
+    row: &Row,
+    args: Args<'_>,
+    keys: &'a [(Key<'a>, Use)],
+) -> Job<'a> {
     let grows = row.flags.has(Flags::DENYOOM);
     // Rounding to a size class adds a quarter at most.
     let room = if grows { args.bytes() * 5 / 4 + keys.len() * ROOM_OVERHEAD } else { 0 };

@@ -54,6 +54,9 @@ pub const SPLIT: usize = 4096;
 const LARGE: usize = 32 << 10;
 const PAGE: usize = 4 << 10;
 
+/// Lines of an entry that are loaded ahead: what a small value takes.
+const PREFETCHED: usize = 3;
+
 const POINTER: u64 = (1 << 48) - 1;
 const TAG: u64 = (1 << 12) - 1;
 const TAG_BITS: u32 = 12;
@@ -145,13 +148,15 @@ impl Lines {
         1 << (self.segment_bits - depth)
     }
 
-    /// Starts loading the bucket of a hash into the processor's cache.
+    /// Starts loading the home bucket of a hash and the one behind it into the processor's cache.
     #[inline]
     pub fn prefetch(&self, hash: u64) {
         let place = self.place(hash);
         let (buckets, count) = self.segments[place.segment].buckets();
         if count != 0 {
-            prefetch(buckets.wrapping_add(place.home(count)).cast());
+            let home = buckets.wrapping_add(place.home(count));
+            prefetch(home.cast());
+            prefetch(home.wrapping_add(1).cast());
         }
     }
 }
@@ -327,21 +332,26 @@ impl Table {
         self.probe((place.segment, home, place.tag), |entry| entry.key() == key)
     }
 
-    /// Starts loading the entry that a key may have into the processor's cache.
+    /// Starts loading the entry that a key may have into the processor's cache: the first one with its
+    /// tag.
     #[inline]
     pub fn prefetch_entry(&self, hash: u64) {
         let place = self.lines.place(hash);
         let count = self.segment(place.segment).buckets().1;
-        if count == 0 {
-            return;
-        }
-        for word in self.bucket(place.segment, place.home(count)) {
-            if word >> 48 == place.tag && *word != 0 {
-                let at = ptr::with_exposed_provenance::<u8>((word & POINTER) as usize);
-                prefetch(at);
-                prefetch(at.wrapping_add(64));
-                prefetch(at.wrapping_add(128));
+        let mut at = place.home(count);
+        for displacement in 0..REACH.min(count) as u64 {
+            let bucket = self.bucket(place.segment, at);
+            let found = matches(bucket, displacement << TAG_BITS | place.tag);
+            if found != 0 {
+                let word = bucket[found.trailing_zeros() as usize & (SLOTS - 1)];
+                let entry = ptr::with_exposed_provenance::<u8>((word & POINTER) as usize);
+                (0..PREFETCHED).for_each(|line| prefetch(entry.wrapping_add(line * 64)));
+                return;
             }
+            if bucket[SLOTS - 1] == 0 {
+                return;
+            }
+            at = if at + 1 == count { 0 } else { at + 1 };
         }
     }
 
