@@ -8,6 +8,8 @@ pub mod command;
 #[cfg(feature = "server")]
 pub mod config;
 pub mod error;
+#[cfg(feature = "server")]
+pub mod log;
 pub mod policy;
 pub mod protocol;
 #[cfg(feature = "server")]

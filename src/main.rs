@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use larder::{
-    config::{Config, Exit, LogLevel},
+    config::{Config, Exit},
     error::Error,
     server::Server,
 };
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         }
         Err(Exit::Error(error)) => return fail(&error),
     };
-    if let Err(error) = init_log(&config) {
+    if let Err(error) = larder::log::init(&config.settings) {
         return fail(&error);
     }
     match run(&config) {
@@ -51,22 +51,4 @@ fn run(config: &Config) -> Result<(), Error> {
 fn fail(error: &Error) -> ExitCode {
     eprintln!("larder: {error}");
     ExitCode::from(error.exit_code())
-}
-
-/// Logs go to the file of `logfile`, or to standard error.
-fn init_log(config: &Config) -> Result<(), Error> {
-    let level = match config.settings.loglevel {
-        LogLevel::Debug => tracing::Level::DEBUG,
-        LogLevel::Verbose | LogLevel::Notice => tracing::Level::INFO,
-        LogLevel::Warning => tracing::Level::WARN,
-    };
-    let log = tracing_subscriber::fmt().with_max_level(level).with_target(false);
-    match &config.settings.logfile {
-        None => log.with_writer(std::io::stderr).init(),
-        Some(path) => {
-            let file = std::fs::OpenOptions::new().append(true).create(true).open(path)?;
-            log.with_ansi(false).with_writer(std::sync::Mutex::new(file)).init();
-        }
-    }
-    Ok(())
 }

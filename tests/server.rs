@@ -584,3 +584,20 @@ fn random_takes_any() {
     let oldest = left(&mut client, "k", 1000);
     assert!((100..1000).contains(&all) && oldest > 0 && oldest < all, "{oldest} of {all}");
 }
+
+// The log
+
+#[test]
+fn the_log_level_changes_while_the_server_runs() {
+    for (level, shown) in [("warning", false), ("notice", true)] {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("log");
+        let flags = ["--loglevel", "warning", "--logfile", path.to_str().expect("a plain path")];
+        let mut server = Server::start_in(dir.path(), &flags);
+        let reply = server.raw().ask(&["CONFIG", "SET", "loglevel", level]);
+        assert_eq!(reply, b"+OK\r\n");
+        assert_eq!(server.stop(), Some(0));
+        let text = std::fs::read_to_string(&path).expect("the log is there");
+        assert_eq!(text.contains("SIGTERM"), shown, "{text}");
+    }
+}

@@ -31,6 +31,7 @@ fn make_descriptors(clients: u32) {
 impl Shared {
     /// Brings the live settings to the cache. Call it after the settings have changed, and at start.
     pub fn apply_settings(&self) {
+        crate::log::set_level(self.live.get().loglevel);
         let settings = self.live.get();
         let memory = self.cache.memory();
         memory.set_limit(usize::try_from(settings.memory_limit()).unwrap_or(usize::MAX));

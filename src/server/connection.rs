@@ -21,9 +21,7 @@ use super::{
     worker::{Local, Registration},
 };
 use crate::{
-    command::{
-        self, Args, Next, OwnedArgs, Session, TIME_EACH_BELOW, session::After, table::Entry,
-    },
+    command::{self, Args, Next, OwnedArgs, Session, session::After, table::Entry},
     protocol::{Batch, Limits, Output, Reply, Scanner},
 };
 
@@ -261,12 +259,7 @@ impl Connection {
 
     fn refresh_settings(&mut self, version: u64) {
         self.settings_version = version;
-        self.session.settings = self.local.shared.live.get().clone();
-        let threshold = self.session.settings.slowlog_log_slower_than;
-        let latency = self.session.settings.latency_monitor_threshold;
-        self.session.times_each = threshold
-            .is_some_and(|least| least.as_micros() < TIME_EACH_BELOW)
-            || !latency.is_zero() && latency < Duration::from_millis(2);
+        self.session.refresh_settings();
     }
 
     /// Runs requests until the buffer has no complete one, something has to wait, or others should have
