@@ -37,7 +37,7 @@ fn insert(memory: &Memory, key: &[u8], now: u64) {
     let entry = EntryRef::new(key, &[&[7; 32]], &Meta::default());
     let hash = memory.hash(key);
     let stripe = memory.stripe_of(hash);
-    memory.make_room(entry.get().size(), stripe, now).expect("room");
+    memory.make_room(entry.get().size(), stripe, now, &[]).expect("room");
     let mut core = memory.lock(stripe);
     let shelf = memory.shelf(stripe, &mut core, 0);
     shelf.insert(hash, entry, memory.rules(), now);

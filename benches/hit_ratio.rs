@@ -155,7 +155,7 @@ fn replay(
         let len = if weight == Weight::Entries { 0 } else { len };
         let entry = EntryRef::new(&name, &[&value[..len]], &meta);
         let need = weight.of(entry.get());
-        if memory.make_room(need, stripe, now).is_ok() {
+        if memory.make_room(need, stripe, now, &[]).is_ok() {
             let mut core = memory.lock(stripe);
             let shelf = memory.shelf(stripe, &mut core, 0);
             shelf.insert(hash, entry, memory.rules(), now);

@@ -132,7 +132,7 @@ impl Trace {
             }
             let meta = Meta { access: eviction.first_access(now), ..Meta::default() };
             let entry = EntryRef::new(key, &[&value[..*len]], &meta);
-            if memory.make_room(Weight::Bytes.of(entry.get()), stripe, now).is_ok() {
+            if memory.make_room(Weight::Bytes.of(entry.get()), stripe, now, &[]).is_ok() {
                 let mut core = memory.lock(stripe);
                 let shelf = memory.shelf(stripe, &mut core, 0);
                 shelf.insert(hash, entry, memory.rules(), now);

@@ -601,3 +601,17 @@ fn the_log_level_changes_while_the_server_runs() {
         assert_eq!(text.contains("SIGTERM"), shown, "{text}");
     }
 }
+
+#[test]
+fn a_command_never_evicts_what_it_works_on() {
+    let server = Server::start(&["--memory", "16mb"]);
+    let mut raw = server.raw();
+    let value = vec![b'v'; 7 << 20];
+    for words in [["RENAME", "a", "b"], ["COPY", "a", "b"]] {
+        assert_eq!(raw.ask(&[&b"SET"[..], b"a", &value]), b"+OK\r\n");
+        let reply = raw.ask(&words);
+        let found = raw.ask(&["EXISTS", "a", "b"]);
+        assert_ne!(found, b":0\r\n", "{words:?}: {}", String::from_utf8_lossy(&reply));
+        raw.ask(&["FLUSHALL"]);
+    }
+}

@@ -202,9 +202,10 @@ impl Cache {
     ) -> Result<(), Refusal> {
         let inner = &*self.0;
         let mut room = job.room;
+        let mut spare = Vec::new();
         for _ in 0..ROOM_TRIES {
             if room != 0 {
-                self.make_room(job, room)?;
+                self.make_room(job, room, &spare)?;
             }
             if let Some(staged) = &mut staged {
                 staged.clear();
@@ -226,9 +227,17 @@ impl Cache {
                 return Err(Refusal::Below);
             }
             match run(&mut tx) {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    drop(tx);
+                    self.trim(job);
+                    return Ok(());
+                }
                 Err(Stop::Client(error)) => return Err(Refusal::Client(error)),
-                Err(Stop::Room(bytes)) => room = bytes,
+                Err(Stop::Room(bytes)) => {
+                    // What the command works on must not make the room for what it makes of it.
+                    spare = job.keys.iter().map(|(key, _)| key.hash).collect();
+                    room = bytes;
+                }
                 Err(Stop::Stray) => {
                     let text = "ERR the command touched a key that it didn't name";
                     return Err(Refusal::Client(ClientError::new(text)));
@@ -239,14 +248,26 @@ impl Cache {
     }
 
     #[inline]
-    fn make_room(&self, job: &Job<'_>, room: usize) -> Result<(), Refusal> {
+    fn make_room(&self, job: &Job<'_>, room: usize, spare: &[u64]) -> Result<(), Refusal> {
         let memory = &self.0.memory;
         let stripe = job.keys.first().map_or(0, |(key, _)| memory.stripe_of(key.hash));
         let need = match memory.rules().weight {
             crate::tier::Weight::Bytes => room,
             crate::tier::Weight::Entries => job.keys.len(),
         };
-        memory.make_room(need, stripe, job.now).map_err(|_| Refusal::Client(ClientError::OOM))
+        memory
+            .make_room(need, stripe, job.now, spare)
+            .map_err(|_| Refusal::Client(ClientError::OOM))
+    }
+
+    /// Makes up for what the tables themselves have grown by, before the command is answered.
+    #[inline]
+    fn trim(&self, job: &Job<'_>) {
+        let memory = &self.0.memory;
+        if job.room != 0 && memory.used() > memory.rules().limit() {
+            let stripe = job.keys.first().map_or(0, |(key, _)| memory.stripe_of(key.hash));
+            let _ = memory.make_room(0, stripe, job.now, &[]);
+        }
     }
 
     /// Whether no key has to be loaded before the command may run.

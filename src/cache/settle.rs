@@ -104,7 +104,8 @@ impl Inner {
         let cost = |change: &Change| change.entry.as_ref().map_or(0, |entry| entry.get().size());
         let stripe = staged.first().map_or(0, |change| self.memory.stripe_of(change.hash));
         // The store has them: without room they are dropped instead.
-        let has_room = self.memory.make_room(staged.iter().map(cost).sum(), stripe, now).is_ok();
+        let has_room =
+            self.memory.make_room(staged.iter().map(cost).sum(), stripe, now, &[]).is_ok();
         let counters = Counters::default();
         let start = Start {
             memory: &self.memory,

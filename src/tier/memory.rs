@@ -247,25 +247,31 @@ impl Memory {
         self.expired.store(0, Relaxed);
     }
 
-    /// Makes room for `need` more, preferably in the stripe that will need it. Call it with no stripe
-    /// held.
+    /// Makes room for `need` more, preferably in the stripe that will need it, without evicting an entry
+    /// whose hash is in `spare`. Call it with no stripe held.
     #[inline]
-    pub fn make_room(&self, need: usize, stripe: usize, now: u64) -> Result<(), Full> {
+    pub fn make_room(
+        &self,
+        need: usize,
+        stripe: usize,
+        now: u64,
+        spare: &[u64],
+    ) -> Result<(), Full> {
         if self.used() + need <= self.rules.limit() {
             return Ok(());
         }
-        self.evict_until(need, stripe, now)
+        self.evict_until(need, stripe, now, spare)
     }
 
     #[cold]
-    fn evict_until(&self, need: usize, stripe: usize, now: u64) -> Result<(), Full> {
+    fn evict_until(&self, need: usize, stripe: usize, now: u64, spare: &[u64]) -> Result<(), Full> {
         if need > self.rules.limit() || self.rules.eviction() == Eviction::Noeviction {
             return Err(Full);
         }
         let mut victim = stripe;
         let mut barren = 0;
         while self.used() + need > self.rules.limit() {
-            if self.evict_from(victim, barren < self.stripes.len(), now) {
+            if self.evict_from(victim, barren < self.stripes.len(), now, spare) {
                 barren = 0;
                 continue;
             }
@@ -280,7 +286,7 @@ impl Memory {
 
     /// Evicts one entry of a stripe, if it has one (and, if asked so, uses more than nine tenths of its
     /// fair share).
-    fn evict_from(&self, stripe: usize, fair: bool, now: u64) -> bool {
+    fn evict_from(&self, stripe: usize, fair: bool, now: u64, spare: &[u64]) -> bool {
         let mut core = self.lock(stripe);
         let core = &mut *core;
         core.random = next_random(core.random);
@@ -289,7 +295,10 @@ impl Memory {
         if fair && shelf.reported < self.rules.capacity() / 10 * 9 {
             return false;
         }
-        let Some(entry) = shelf.evict(&self.rules, now, core.random) else { return false };
+        let victim = shelf.evict(&self.rules, now, core.random, spare);
+        // What was passed over may have moved in the queues.
+        self.report(shelf);
+        let Some(entry) = victim else { return false };
         self.report(shelf);
         self.evicted.fetch_add(1, Relaxed);
         drop(entry);
@@ -462,7 +471,7 @@ impl Memory {
     /// says whether it was.
     pub fn land(&self, db: usize, hash: u64, ticket: Ticket, entry: EntryRef, now: u64) -> bool {
         let stripe = self.stripe_of(hash);
-        if self.make_room(self.rules.weight.of(entry.get()), stripe, now).is_err() {
+        if self.make_room(self.rules.weight.of(entry.get()), stripe, now, &[]).is_err() {
             return false;
         }
         let mut core = self.lock(stripe);

@@ -15,6 +15,9 @@ use super::{
 /// Candidates that a sampling policy looks at before it gives up on a shelf with few volatile ones.
 const SAMPLE_TRIES: u32 = 64;
 
+/// Victims that may have to be spared before another is found, for each entry that is.
+const SPARE_TRIES: usize = 4;
+
 /// The entries of one database in one stripe.
 pub struct Shelf {
     table: Table,
@@ -166,19 +169,38 @@ impl Shelf {
         entry
     }
 
-    /// Evicts one entry, if the policy finds one that may go.
-    pub fn evict(&mut self, rules: &Rules, now: u64, random: u64) -> Option<EntryRef> {
+    /// Evicts one entry, if the policy finds one that may go; none whose hash is in `spare`.
+    pub fn evict(
+        &mut self,
+        rules: &Rules,
+        now: u64,
+        mut random: u64,
+        spare: &[u64],
+    ) -> Option<EntryRef> {
+        for _ in 0..=SPARE_TRIES * spare.len() {
+            random = next_random(random);
+            let slot = self.victim(rules, now, random)?;
+            let entry = self.table.entry(slot);
+            let hash = if spare.is_empty() { 0 } else { hash(&rules.hasher, entry.key()) };
+            if !spare.contains(&hash) {
+                return Some(self.remove(slot, rules));
+            }
+            if rules.eviction() == Eviction::AllkeysS3fifo {
+                self.queues.adopt(self.table.reference(hash), entry);
+            }
+        }
+        None
+    }
+
+    /// Who goes next. The queues have let go of it.
+    fn victim(&mut self, rules: &Rules, now: u64, random: u64) -> Option<Slot> {
         let policy = rules.eviction();
         if policy == Eviction::Noeviction {
             return None;
         }
-        if policy == Eviction::AllkeysS3fifo
-            && let Some(slot) = self.queues.evict(&self.table)
-        {
-            return Some(self.take(slot, rules));
-        }
-        let slot = self.worst_of_sample(policy, rules, now, random)?;
-        Some(self.remove(slot, rules))
+        let queued = policy == Eviction::AllkeysS3fifo;
+        let slot = if queued { self.queues.evict(&self.table) } else { None };
+        slot.or_else(|| self.worst_of_sample(policy, rules, now, random))
     }
 
     /// The entry of a sample that deserves most to go.
