@@ -61,6 +61,7 @@ fn through_a_server(time: Duration) {
     let mut server = Server(child);
     let port = ready(&mut server.0);
     let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("larder accepts");
+    stream.set_nodelay(true).expect("a socket");
     let (value, mut random, started) = (vec![b'v'; 1 << 20], 99u64, Instant::now());
     let (mut sets, mut accounted, mut resident) = (0u64, 0, 0);
     while started.elapsed() < time {
