@@ -27,6 +27,7 @@ mod jemalloc {
 
     use super::Figures;
 
+    // SAFETY: the signature is the one that jemalloc documents for mallctl.
     unsafe extern "C" {
         /// `mallctl` by the name that tikv-jemalloc-sys gives it.
         fn _rjem_mallctl(

@@ -205,7 +205,13 @@ fn policies(config: &Config) -> Result<Policies, Error> {
     for StoreConfig { name, kind, .. } in &config.stores {
         let store = match kind {
             StoreKind::Memory => store::memory(),
+            #[cfg(feature = "redb")]
             StoreKind::Redb { path } => store::redb(path)?,
+            #[cfg(not(feature = "redb"))]
+            StoreKind::Redb { .. } => {
+                let text = format!("store {name}: this larder was built without redb");
+                return Err(Error::Config(text));
+            }
         };
         stores.insert(name, store);
     }

@@ -3,9 +3,9 @@
 //! ```text
 //!  0        4          8                          16
 //!  +--------+----------+--------------------------+-----------+------------+---------+-----+-------+
-//!  | word   | value    | deadline (48 bits, unix  | key len   | fresh      | access  | key | value |
-//!  | atomic | len u32  | ms) << 16 | key len u16  | u32, long | until u64, | u32, if |     |       |
-//!  |        |          | atomic                   | keys only | if kept    | kept    |     |       |
+//!  | word   | value    | deadline (48 bits, unix  | fresh     | key len    | access  | key | value |
+//!  | atomic | len u32  | ms) << 16 | key len u16  | until u64,| u32, long  | u32, if |     |       |
+//!  |        |          | atomic                   | if kept   | keys only  | kept    |     |       |
 //!  +--------+----------+--------------------------+-----------+------------+---------+-----+-------+
 //! ```
 //!
