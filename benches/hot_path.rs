@@ -103,7 +103,7 @@ fn session(server: &Server) -> Session {
 struct HotPath {
     scanner: Scanner,
     batch: Batch,
-    found: Vec<Option<&'static command::table::Entry>>,
+    found: Vec<command::Found>,
     out: Output,
 }
 
@@ -112,14 +112,20 @@ impl HotPath {
     fn step(&mut self, session: &mut Session, requests: &mut [u8], runs: bool) {
         let limits = Limits::authenticated(512 << 20);
         let Self { scanner, batch, found, out } = self;
+        batch.clear();
+        found.clear();
         let scanned = scanner.scan(requests, &limits, batch).expect("well-formed");
         assert_eq!(scanned.consumed, requests.len());
         if !runs {
             return;
         }
-        command::prepare(session, requests, batch, found);
-        for (request, entry) in batch.requests.iter().zip(found.iter()) {
-            command::dispatch(session, *entry, Args::new(requests, batch.args(request)), out);
+        let all = 0..batch.len();
+        command::prepare(session, requests, batch, all.clone(), found);
+        command::load_first(session, found);
+        for at in all {
+            command::load_ahead(session, found, at);
+            let args = Args::new(requests, batch.args(&batch.requests[at]));
+            command::dispatch(session, found[at].entry, args, out);
         }
         assert!(!out.is_empty());
         out.clear();

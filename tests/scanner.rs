@@ -40,6 +40,7 @@ impl Peer {
     fn receive(&mut self, bytes: &[u8]) -> bool {
         self.tail.extend_from_slice(bytes);
         while self.error.is_none() {
+            self.batch.clear();
             match self.scanner.scan(&mut self.tail, &self.limits, &mut self.batch) {
                 Ok(scanned) => {
                     self.deliver(&scanned);

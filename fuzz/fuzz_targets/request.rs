@@ -32,6 +32,7 @@ fn scan<'a>(limits: &Limits, pieces: impl Iterator<Item = &'a [u8]>) -> Outcome 
         tail.extend_from_slice(piece);
         let mut more = true;
         while more {
+            batch.clear();
             let scanned = match scanner.scan(&mut tail, limits, &mut batch) {
                 Ok(scanned) => scanned,
                 Err(error) => return (requests, Some(error)),

@@ -85,6 +85,19 @@ pub enum Refusal {
     Below,
 }
 
+/// Why one try of an attempt didn't end well.
+enum Failed {
+    /// There wasn't room for so many bytes more; nothing has changed.
+    Room(usize),
+    Refused(Refusal),
+}
+
+impl From<Refusal> for Failed {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
 /// A cache, cheap to clone.
 #[derive(Clone)]
 pub struct Cache(Arc<Inner>);
@@ -200,51 +213,70 @@ impl Cache {
         mut staged: Option<&mut Vec<Change>>,
         run: &mut impl FnMut(&mut Tx<'_>) -> Result<(), Stop>,
     ) -> Result<(), Refusal> {
-        let inner = &*self.0;
-        let mut room = job.room;
-        let mut spare = Vec::new();
-        for _ in 0..ROOM_TRIES {
-            if room != 0 {
-                self.make_room(job, room, &spare)?;
-            }
-            if let Some(staged) = &mut staged {
-                staged.clear();
-            }
-            let start = Start {
-                memory: &inner.memory,
-                policies: &inner.policies,
-                db: job.db,
-                now: job.now,
-                touch: job.touch,
-                counters: job.counters,
-                pins,
-                staged: staged.as_deref_mut(),
-                room,
-                max_string: inner.max_string.load(Relaxed),
-            };
-            let mut tx = Tx::begin(start, job.keys.iter().map(|(key, _)| key.hash));
-            if !inner.policies.is_empty() && !self.is_resident(job, &mut tx)? {
-                return Err(Refusal::Below);
-            }
-            match run(&mut tx) {
-                Ok(()) => {
-                    drop(tx);
-                    self.trim(job);
-                    return Ok(());
-                }
-                Err(Stop::Client(error)) => return Err(Refusal::Client(error)),
-                Err(Stop::Room(bytes)) => {
-                    // What the command works on must not make the room for what it makes of it.
-                    spare = job.keys.iter().map(|(key, _)| key.hash).collect();
-                    room = bytes;
-                }
-                Err(Stop::Stray) => {
-                    let text = "ERR the command touched a key that it didn't name";
-                    return Err(Refusal::Client(ClientError::new(text)));
-                }
+        match self.try_once(job, job.room, &[], pins, staged.as_deref_mut(), run) {
+            Err(Failed::Room(room)) => self.try_again(job, room, pins, staged, run),
+            Err(Failed::Refused(refusal)) => Err(refusal),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Goes on with an attempt that found too little room.
+    #[cold]
+    fn try_again(
+        &self,
+        job: &Job<'_>,
+        mut room: usize,
+        pins: &[Pin],
+        mut staged: Option<&mut Vec<Change>>,
+        run: &mut impl FnMut(&mut Tx<'_>) -> Result<(), Stop>,
+    ) -> Result<(), Refusal> {
+        // What the command works on must not make the room for what it makes of it.
+        let spare: Vec<u64> = job.keys.iter().map(|(key, _)| key.hash).collect();
+        for _ in 1..ROOM_TRIES {
+            match self.try_once(job, room, &spare, pins, staged.as_deref_mut(), run) {
+                Err(Failed::Room(more)) => room = more,
+                Err(Failed::Refused(refusal)) => return Err(refusal),
+                Ok(()) => return Ok(()),
             }
         }
         Err(Refusal::Client(ClientError::OOM))
+    }
+
+    #[inline]
+    fn try_once(
+        &self,
+        job: &Job<'_>,
+        room: usize,
+        spare: &[u64],
+        pins: &[Pin],
+        mut staged: Option<&mut Vec<Change>>,
+        run: &mut impl FnMut(&mut Tx<'_>) -> Result<(), Stop>,
+    ) -> Result<(), Failed> {
+        let inner = &*self.0;
+        if room != 0 {
+            self.make_room(job, room, spare)?;
+        }
+        if let Some(staged) = &mut staged {
+            staged.clear();
+        }
+        let start = Start { cache: inner, job, pins, staged, room };
+        let mut tx = Tx::begin(start, job.keys.iter().map(|(key, _)| key.hash));
+        if !inner.policies.is_empty() && !self.is_resident(job, &mut tx)? {
+            return Err(Refusal::Below.into());
+        }
+        match run(&mut tx) {
+            Ok(()) => {
+                drop(tx);
+                self.trim(job);
+                Ok(())
+            }
+            Err(Stop::Client(error)) => Err(Refusal::Client(error).into()),
+            Err(Stop::Room(bytes)) => Err(Failed::Room(bytes)),
+            Err(Stop::Stray) => {
+                let text = "ERR the command touched a key that it didn't name";
+                Err(Refusal::Client(ClientError::new(text)).into())
+            }
+        }
     }
 
     #[inline]

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::{
-    Cache, Inner,
+    Cache, Inner, Job,
     counter::Counters,
     turns::Turn,
     tx::{Change, Start, Tx},
@@ -107,22 +107,11 @@ impl Inner {
         let has_room =
             self.memory.make_room(staged.iter().map(cost).sum(), stripe, now, &[]).is_ok();
         let counters = Counters::default();
-        let start = Start {
-            memory: &self.memory,
-            policies: &self.policies,
-            db: 0,
-            now,
-            touch: false,
-            counters: &counters,
-            pins: &[],
-            staged: None,
-            room: 0,
-            max_string: crate::tier::entry::MAX_VALUE,
-        };
-        let mut tx = Tx::begin(
-            start,
-            staged.iter().map(|change| change.hash).collect::<Vec<_>>().into_iter(),
-        );
+        let job =
+            Job { db: 0, now, keys: &[], writes: true, room: 0, touch: false, counters: &counters };
+        let start = Start { cache: self, job: &job, pins: &[], staged: None, room: 0 };
+        let hashes: Vec<u64> = staged.iter().map(|change| change.hash).collect();
+        let mut tx = Tx::begin(start, hashes.into_iter());
         for change in staged {
             let entry = change.entry.filter(|_| has_room);
             let held = tx.publish(Change { entry, ..change });

@@ -5,16 +5,17 @@
 //! key's namespace writes through, changes go to a staged copy that only this attempt sees; the cache
 //! publishes it when the store has acknowledged. The command can't tell.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use parking_lot::MutexGuard;
 use smallvec::SmallVec;
 
 use super::{
-    counter::Counters,
+    Inner, Job,
     flight::{self, Pin},
 };
 use crate::{
     error::ClientError,
-    policy::Policies,
     tier::{
         entry::{Entry, EntryRef, Meta, entry_size},
         memory::{Core, Memory},
@@ -79,83 +80,58 @@ pub(super) struct Change {
 
 /// One attempt at a command, holding the stripes of its keys.
 pub struct Tx<'a> {
-    memory: &'a Memory,
-    policies: &'a Policies,
+    start: Start<'a>,
     held: SmallVec<[Held<'a>; 1]>,
+    /// The database that keys are looked up in.
     db: usize,
-    /// The database of the command.
-    home: usize,
-    now: u64,
-    touch: bool,
-    counters: &'a Counters,
-    /// What hydrate has found for keys that may have left memory again (SEMANTICS 2).
-    pins: &'a [Pin],
-    /// The changes so far, where they wait for a store.
-    staged: Option<&'a mut Vec<Change>>,
-    /// Room that was made before the attempt and is not used up.
-    room: usize,
-    max_string: usize,
 }
 
 /// What an attempt starts with.
 pub(super) struct Start<'a> {
-    pub(super) memory: &'a Memory,
-    pub(super) policies: &'a Policies,
-    pub(super) db: usize,
-    pub(super) now: u64,
-    pub(super) touch: bool,
-    pub(super) counters: &'a Counters,
+    pub(super) cache: &'a Inner,
+    pub(super) job: &'a Job<'a>,
+    /// What hydrate has found for keys that may have left memory again (SEMANTICS 2).
     pub(super) pins: &'a [Pin],
+    /// The changes so far, where they wait for a store.
     pub(super) staged: Option<&'a mut Vec<Change>>,
+    /// Room that was made before the attempt and is not used up.
     pub(super) room: usize,
-    pub(super) max_string: usize,
 }
 
 impl<'a> Tx<'a> {
     /// Locks the stripes of the keys, in ascending order.
     #[inline]
     pub(super) fn begin(start: Start<'a>, hashes: impl Iterator<Item = u64> + Clone) -> Self {
-        let Start { memory, policies, db, now, touch, counters, pins, staged, room, max_string } =
-            start;
-        let mut held = SmallVec::new();
+        let memory = &start.cache.memory;
         let lock = |stripe| Held { stripe, core: memory.lock(stripe), changed: 0 };
         let mut stripes = hashes.map(|hash| memory.stripe_of(hash));
-        if let Some(first) = stripes.next() {
-            // One key is the rule, and needs no sorting.
-            match stripes.next() {
-                None => held.push(lock(first)),
-                Some(second) => {
-                    let wanted: u128 =
-                        stripes.fold(1 << first | 1 << second, |set, stripe| set | 1 << stripe);
-                    held.extend((0..memory.stripes()).filter(|at| wanted >> at & 1 == 1).map(lock));
-                }
+        // One key is the rule, and needs no sorting.
+        let held = match (stripes.next(), stripes.next()) {
+            (None, _) => SmallVec::new(),
+            (Some(only), None) => SmallVec::from_buf([lock(only)]),
+            (Some(first), Some(second)) => {
+                let wanted: u128 =
+                    stripes.fold(1 << first | 1 << second, |set, stripe| set | 1 << stripe);
+                (0..memory.stripes()).filter(|at| wanted >> at & 1 == 1).map(lock).collect()
             }
-        }
-        Self {
-            memory,
-            policies,
-            held,
-            db,
-            home: db,
-            now,
-            touch,
-            counters,
-            pins,
-            staged,
-            room,
-            max_string,
-        }
+        };
+        Self { db: start.job.db, start, held }
+    }
+
+    #[inline]
+    fn memory(&self) -> &'a Memory {
+        &self.start.cache.memory
     }
 
     /// The time of the attempt in unix milliseconds.
     #[inline]
     pub fn now(&self) -> u64 {
-        self.now
+        self.start.job.now
     }
 
     /// The number of databases.
     pub fn databases(&self) -> usize {
-        self.memory.databases()
+        self.memory().databases()
     }
 
     /// The database that keys are looked up in.
@@ -170,63 +146,90 @@ impl<'a> Tx<'a> {
 
     /// The longest string that a command may make (`proto-max-bulk-len`).
     pub fn max_string(&self) -> usize {
-        self.max_string
+        self.start.cache.max_string.load(Relaxed)
     }
 
     /// The tier's eviction policy and its parameters.
     pub fn rules(&self) -> &crate::tier::Rules {
-        self.memory.rules()
+        self.memory().rules()
     }
 
-    #[inline]
-    fn held(&mut self, hash: u64) -> Result<&mut Held<'a>, Stop> {
-        let stripe = self.memory.stripe_of(hash);
+    /// Which of the stripes held is that of a hash.
+    #[inline(always)]
+    fn index(&self, hash: u64) -> Result<usize, Stop> {
+        let stripe = self.memory().stripe_of(hash);
         // Most attempts hold one stripe; they are in ascending order.
-        let at = match &self.held[..] {
-            [one] if one.stripe == stripe => Some(0),
-            many => many.binary_search_by_key(&stripe, |held| held.stripe).ok(),
-        };
-        at.map(|at| &mut self.held[at]).ok_or(Stop::Stray)
+        match &self.held[..] {
+            [one] if one.stripe == stripe => Ok(0),
+            many => many.binary_search_by_key(&stripe, |held| held.stripe).map_err(|_| Stop::Stray),
+        }
+    }
+
+    #[inline(always)]
+    fn held(&mut self, hash: u64) -> Result<&mut Held<'a>, Stop> {
+        let at = self.index(hash)?;
+        Ok(&mut self.held[at])
     }
 
     /// Where a live entry of the key stands; one past its deadline is removed.
     #[inline]
     fn slot(&mut self, key: Key<'_>) -> Result<Option<Slot>, Stop> {
-        let (memory, db, now) = (self.memory, self.db, self.now);
-        let held = self.held(key.hash)?;
-        let Some(shelf) = held.core.shelf(db) else { return Ok(None) };
-        let Some(slot) = shelf.find(key.hash, key.bytes) else { return Ok(None) };
-        if is_live(shelf.entry(slot), now) {
-            return Ok(Some(slot));
+        let at = self.index(key.hash)?;
+        Ok(self.slot_in(at, key))
+    }
+
+    #[inline(always)]
+    fn slot_in(&mut self, at: usize, key: Key<'_>) -> Option<Slot> {
+        let shelf = self.held[at].core.shelf(self.db)?;
+        let slot = shelf.find(key.hash, key.bytes)?;
+        if is_live(shelf.entry(slot), self.start.job.now) {
+            return Some(slot);
         }
+        self.expire(at, slot);
+        None
+    }
+
+    #[cold]
+    fn expire(&mut self, at: usize, slot: Slot) {
+        let (memory, db, held) = (self.memory(), self.db, &mut self.held[at]);
         held.changed |= 1 << (db % 64);
         let shelf = memory.shelf(held.stripe, &mut held.core, db);
         drop(shelf.remove(slot, memory.rules()));
         memory.count_expired();
-        Ok(None)
     }
 
     /// The key's live entry, wherever this attempt has it from.
-    #[inline]
+    #[inline(always)]
     fn entry(&mut self, key: Key<'_>) -> Result<Option<Entry<'_>>, Stop> {
+        if self.start.staged.is_some() || !self.start.pins.is_empty() {
+            return self.entry_below(key);
+        }
+        let at = self.index(key.hash)?;
+        let Some(slot) = self.slot_in(at, key) else { return Ok(None) };
+        Ok(self.held[at].core.shelf(self.db).map(|shelf| shelf.entry(slot)))
+    }
+
+    /// The same where there are staged changes or pins.
+    #[inline(never)]
+    fn entry_below(&mut self, key: Key<'_>) -> Result<Option<Entry<'_>>, Stop> {
         let db = self.db;
         let same = |change: &&Change| {
             change.hash == key.hash && change.db == db && *change.key == *key.bytes
         };
-        if let Some(staged) = &self.staged
+        if let Some(staged) = &self.start.staged
             && let Some(at) = staged.iter().rposition(|change| same(&change))
         {
-            let staged = self.staged.as_deref();
+            let staged = self.start.staged.as_deref();
             return Ok(staged.and_then(|staged| staged[at].entry.as_ref()).map(EntryRef::get));
         }
-        if let Some(slot) = self.slot(key)? {
-            let held = self.held(key.hash)?;
-            return Ok(held.core.shelf(db).map(|shelf| shelf.entry(slot)));
+        let at = self.index(key.hash)?;
+        if let Some(slot) = self.slot_in(at, key) {
+            return Ok(self.held[at].core.shelf(db).map(|shelf| shelf.entry(slot)));
         }
-        let now = self.now;
+        let now = self.start.job.now;
         // However long it took: what was loaded for this attempt is fresh to it.
         let ended = |entry: &Entry<'_>| entry.deadline() != 0 && entry.deadline() <= now;
-        let pinned = flight::find(self.pins, db, key);
+        let pinned = flight::find(self.start.pins, db, key);
         Ok(pinned.and_then(Pin::entry).filter(|entry| !ended(entry)))
     }
 
@@ -239,7 +242,7 @@ impl<'a> Tx<'a> {
     /// The key's entry, counted as a hit or a miss.
     #[inline]
     pub fn get(&mut self, key: Key<'_>) -> Result<Option<Entry<'_>>, Stop> {
-        let (rules, touch, now) = (self.memory.rules(), self.touch, self.now);
+        let (rules, touch, now) = (self.memory().rules(), self.start.job.touch, self.start.job.now);
         let found = self.look(key)?;
         if touch && let Some(entry) = found {
             let random =
@@ -252,7 +255,7 @@ impl<'a> Tx<'a> {
     /// The key's entry, counted as a hit or a miss, but not kept warm.
     #[inline]
     pub fn look(&mut self, key: Key<'_>) -> Result<Option<Entry<'_>>, Stop> {
-        let counters = self.counters;
+        let counters = self.start.job.counters;
         let found = self.entry(key)?;
         if found.is_some() {
             counters.hits.add(1)
@@ -276,19 +279,24 @@ impl<'a> Tx<'a> {
     /// Fails if there isn't room for `bytes` more. A command that changes several keys, or one by an
     /// amount that its arguments don't show, asks before its first change.
     pub fn ensure_room(&mut self, bytes: usize) -> Result<(), Stop> {
-        if bytes <= self.room || self.memory.rules().weight == crate::tier::Weight::Entries {
+        if bytes <= self.start.room || self.memory().rules().weight == crate::tier::Weight::Entries
+        {
             return Ok(());
         }
-        let rules = self.memory.rules();
-        if self.memory.used() + bytes > rules.limit() { Err(Stop::Room(bytes)) } else { Ok(()) }
+        let rules = self.memory().rules();
+        if self.memory().used() + bytes > rules.limit() { Err(Stop::Room(bytes)) } else { Ok(()) }
     }
 
     /// What a new entry carries beside key and value.
     fn meta(&mut self, key: Key<'_>, deadline: u64, raw: bool) -> Meta {
-        let rules = self.memory.rules();
-        let meta =
-            Meta { deadline, fresh_until: 0, access: rules.eviction().first_access(self.now), raw };
-        self.policies.stamp(self.db, key.bytes, self.now, meta)
+        let rules = self.memory().rules();
+        let meta = Meta {
+            deadline,
+            fresh_until: 0,
+            access: rules.eviction().first_access(self.start.job.now),
+            raw,
+        };
+        self.start.cache.policies.stamp(self.db, key.bytes, self.start.job.now, meta)
     }
 
     fn resolve(&mut self, key: Key<'_>, ttl: Ttl) -> Result<u64, Stop> {
@@ -314,7 +322,7 @@ impl<'a> Tx<'a> {
         let deadline = self.resolve(key, ttl)?;
         let meta = self.meta(key, deadline, raw);
         let len = parts.iter().map(|part| part.len()).sum();
-        if self.staged.is_none() && self.overwrite(key, parts, len, &meta)? {
+        if self.start.staged.is_none() && self.overwrite(key, parts, len, &meta)? {
             return Ok(());
         }
         self.ensure_room(entry_size(key.bytes.len(), len, &meta))?;
@@ -330,7 +338,7 @@ impl<'a> Tx<'a> {
         len: usize,
         meta: &Meta,
     ) -> Result<bool, Stop> {
-        let (memory, db, now) = (self.memory, self.db, self.now);
+        let (memory, db, now) = (self.memory(), self.db, self.start.job.now);
         let Some(slot) = self.slot(key)? else { return Ok(false) };
         let held = self.held(key.hash)?;
         held.core.cancel(db, key.hash);
@@ -360,17 +368,23 @@ impl<'a> Tx<'a> {
 
     /// Puts an entry under its key, in place or staged.
     fn put(&mut self, key: Key<'_>, entry: EntryRef) -> Result<(), Stop> {
-        let (memory, db, now) = (self.memory, self.db, self.now);
-        if db != self.home && self.has_store(db, key) {
+        let db = self.db;
+        if db != self.start.job.db && self.has_store(db, key) {
             let text = "ERR a key with a store can't be written from another database";
             return Err(Stop::Client(ClientError::new(text)));
         }
-        self.room = self.room.saturating_sub(memory.rules().weight.of(entry.get()));
-        if let Some(staged) = &mut self.staged {
+        let cost = self.memory().rules().weight.of(entry.get());
+        self.start.room = self.start.room.saturating_sub(cost);
+        if let Some(staged) = &mut self.start.staged {
             let (hash, key) = (key.hash, key.bytes.into());
             staged.push(Change { db, hash, key, entry: Some(entry) });
             return Ok(());
         }
+        self.place(key, entry)
+    }
+
+    fn place(&mut self, key: Key<'_>, entry: EntryRef) -> Result<(), Stop> {
+        let (memory, db, now) = (self.memory(), self.db, self.start.job.now);
         let held = self.held(key.hash)?;
         held.changed |= 1 << (db % 64);
         held.core.cancel(db, key.hash);
@@ -383,7 +397,11 @@ impl<'a> Tx<'a> {
     }
 
     fn has_store(&self, db: usize, key: Key<'_>) -> bool {
-        self.policies.of(db, key.bytes).is_some_and(|namespace| namespace.store.is_some())
+        self.start
+            .cache
+            .policies
+            .of(db, key.bytes)
+            .is_some_and(|namespace| namespace.store.is_some())
     }
 
     /// Makes the key's string `len` bytes long (a missing key is an empty string; new bytes are zero)
@@ -394,8 +412,8 @@ impl<'a> Tx<'a> {
         len: usize,
         change: impl FnOnce(&mut [u8]),
     ) -> Result<(), Stop> {
-        let (memory, db, now) = (self.memory, self.db, self.now);
-        if self.staged.is_none()
+        let (memory, db, now) = (self.memory(), self.db, self.start.job.now);
+        if self.start.staged.is_none()
             && let Some(slot) = self.slot(key)?
         {
             let held = self.held(key.hash)?;
@@ -427,11 +445,11 @@ impl<'a> Tx<'a> {
     /// Sets (or, with 0, clears) the key's deadline; false if there is no such key. A deadline that has
     /// passed deletes the key.
     pub fn set_deadline(&mut self, key: Key<'_>, deadline: u64) -> Result<bool, Stop> {
-        let (memory, db, now) = (self.memory, self.db, self.now);
+        let (memory, db, now) = (self.memory(), self.db, self.start.job.now);
         if deadline != 0 && deadline <= now {
             return self.remove(key);
         }
-        if self.staged.is_none()
+        if self.start.staged.is_none()
             && let Some(slot) = self.slot(key)?
         {
             let held = self.held(key.hash)?;
@@ -444,7 +462,7 @@ impl<'a> Tx<'a> {
         let Some(entry) = self.entry(key)? else { return Ok(false) };
         let meta = Meta { deadline, ..entry.meta() };
         let copy = EntryRef::new(key.bytes, &[entry.value()], &meta);
-        if self.staged.is_none() {
+        if self.start.staged.is_none() {
             self.ensure_room(copy.get().size())?;
         }
         self.put(key, copy).map(|()| true)
@@ -452,20 +470,20 @@ impl<'a> Tx<'a> {
 
     /// Deletes the key; false if there was none.
     pub fn remove(&mut self, key: Key<'_>) -> Result<bool, Stop> {
-        let (memory, db) = (self.memory, self.db);
-        if self.staged.is_some() {
+        let (memory, db) = (self.memory(), self.db);
+        if self.start.staged.is_some() {
             if self.entry(key)?.is_none() {
                 return Ok(false);
             }
             let change = Change { db, hash: key.hash, key: key.bytes.into(), entry: None };
-            if let Some(staged) = self.staged.as_deref_mut() {
+            if let Some(staged) = self.start.staged.as_deref_mut() {
                 staged.push(change);
             }
             return Ok(true);
         }
         let slot = self.slot(key)?;
         let is_there = slot.is_some() || self.entry(key)?.is_some();
-        if let Some(pin) = flight::find(self.pins, db, key) {
+        if let Some(pin) = flight::find(self.start.pins, db, key) {
             pin.remove();
         }
         let held = self.held(key.hash)?;
@@ -480,10 +498,10 @@ impl<'a> Tx<'a> {
 
     /// Brings a staged change into memory.
     pub(super) fn publish(&mut self, change: Change) -> Result<(), Stop> {
-        (self.db, self.home) = (change.db, change.db);
+        self.db = change.db;
         let key = Key { bytes: &change.key, hash: change.hash };
         match change.entry {
-            Some(entry) => self.put(key, entry),
+            Some(entry) => self.place(key, entry),
             None => self.remove(key).map(drop),
         }
     }
@@ -495,7 +513,7 @@ impl<'a> Tx<'a> {
             return Ok(true);
         }
         let db = self.db;
-        let Some(pin) = flight::find(self.pins, db, key) else { return Ok(false) };
+        let Some(pin) = flight::find(self.start.pins, db, key) else { return Ok(false) };
         Ok(!write || self.held(key.hash)?.core.has_ticket(pin.ticket()))
     }
 }
@@ -504,9 +522,10 @@ impl Drop for Tx<'_> {
     /// Settles the accounts of what was changed, before the stripes are let go.
     #[inline]
     fn drop(&mut self) {
+        let memory = self.memory();
         for held in &mut self.held {
             if held.changed != 0 {
-                settle(self.memory, held);
+                settle(memory, held);
             }
         }
     }

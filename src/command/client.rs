@@ -624,7 +624,7 @@ mod tests {
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             labels: Mutex::new(Labels { name: "n".into(), ..Labels::default() }),
-            abort: Mutex::new(None),
+            ender: Mutex::new(None),
         }
     }
 

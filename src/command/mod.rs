@@ -49,7 +49,7 @@ pub mod table;
 #[cfg(test)]
 pub mod testing;
 
-use std::{sync::atomic::Ordering::Relaxed, time::Instant};
+use std::{ops::Range, sync::atomic::Ordering::Relaxed, time::Instant};
 
 use smallvec::SmallVec;
 
@@ -61,7 +61,7 @@ pub use session::Session;
 use crate::{
     cache::{
         Job, Refusal, Use,
-        tx::{Key, Stop},
+        tx::{Key, Stop, Tx},
     },
     error::ClientError,
     protocol::{Batch, Output, Reply, Span},
@@ -90,20 +90,31 @@ pub const TIME_EACH_BELOW: u128 = 1_000;
 
 type Keys<'a> = SmallVec<[(Key<'a>, Use); 1]>;
 
-/// Finds the rows of a batch's commands, hashes their keys and starts loading what they will look at:
-/// first the lines of the table, then the entries. All before the first command runs.
+/// How many requests ahead the table's lines are loaded, and entries half as many: about as long as
+/// memory takes to answer, and few enough that they are still in the first cache when they are used.
+const AHEAD: usize = 16;
+
+/// What is known of a request before it is carried out.
+#[derive(Clone, Copy)]
+pub struct Found {
+    /// Its command.
+    pub entry: Option<&'static Entry>,
+    /// The database and the hash of its key, if it has one.
+    key: Option<(usize, u64)>,
+}
+
+/// Finds the commands of some of a batch's requests, which are in `buf`, and hashes their keys.
 #[inline]
 pub fn prepare(
     session: &Session,
     buf: &[u8],
     batch: &mut Batch,
-    found: &mut Vec<Option<&'static Entry>>,
+    requests: Range<usize>,
+    found: &mut Vec<Found>,
 ) {
-    found.clear();
     let memory = session.cache().memory();
-    let many = batch.requests.len() > 1;
     let mut last: (&[u8], Option<&'static Entry>) = (&[], None);
-    for request in &batch.requests {
+    for request in &batch.requests[requests] {
         let spans = &mut batch.spans[request.first as usize..][..request.count as usize];
         // A pipeline is mostly of one command.
         let name = spans[0].of(buf);
@@ -111,23 +122,41 @@ pub fn prepare(
             last = (name, table::find(name));
         }
         let entry = last.1;
-        found.push(entry);
-        let Some(entry) = entry else { continue };
-        for_each_key(resolve(entry, buf, spans).row, spans.len(), |at| {
-            spans[at].hash = memory.hash(spans[at].of(buf));
-            if many {
-                memory.prefetch(session.db, spans[at].hash);
-            }
-        });
-    }
-    if many {
-        for (request, entry) in batch.requests.iter().zip(found.iter()) {
-            let spans = batch.args(request);
-            let single = entry.and_then(|entry| entry.row.single_key());
-            if let Some(span) = single.and_then(|(at, _)| spans.get(at)) {
-                memory.prefetch_entry(session.db, span.hash);
-            }
+        let mut key = None;
+        if let Some(entry) = entry {
+            let row = resolve(entry, buf, spans).row;
+            for_each_key(row, spans.len(), |at| {
+                let hash = memory.hash(spans[at].of(buf));
+                spans[at].hash = hash;
+                key = Some((session.db, hash));
+            });
         }
+        found.push(Found { entry, key });
+    }
+}
+
+/// Starts loading what the first requests of a turn will look at.
+pub fn load_first(session: &Session, found: &[Found]) {
+    // With a single one there is nothing to do meanwhile.
+    if found.len() > 1 {
+        let memory = session.cache().memory();
+        let keys = |count| found.iter().take(count).filter_map(|found| found.key);
+        keys(AHEAD).for_each(|(db, hash)| memory.prefetch(db, hash));
+        keys(AHEAD / 2).for_each(|(db, hash)| memory.prefetch_entry(db, hash));
+    }
+}
+
+/// Starts loading what requests that come a little later than `at` will look at: first the line of the
+/// table, then the entry.
+#[inline]
+pub fn load_ahead(session: &Session, found: &[Found], at: usize) {
+    let memory = session.cache().memory();
+    let key = |at: usize| found.get(at).and_then(|found| found.key);
+    if let Some((db, hash)) = key(at + AHEAD) {
+        memory.prefetch(db, hash);
+    }
+    if let Some((db, hash)) = key(at + AHEAD / 2) {
+        memory.prefetch_entry(db, hash);
     }
 }
 
@@ -300,13 +329,15 @@ fn carry_out(
     let mut reply = Reply::new(out, session.resp);
     let result = match entry.row.run {
         Run::Keys(run) => {
-            let attempt = with_keys(entry.row, args, |keys| {
-                let job = job_of(session, entry.row, args, keys);
-                session.shared.cache.attempt(&job, |tx| {
-                    reply.truncate(mark);
-                    run(tx, args, &mut reply)
-                })
-            });
+            let mut run = |tx: &mut Tx<'_>| {
+                reply.truncate(mark);
+                run(tx, args, &mut reply)
+            };
+            // Most have one key, and need no list.
+            let attempt = match entry.row.single_key() {
+                Some((at, use_)) => attempt(session, entry.row, args, &[(args.key(at), use_)], run),
+                None => attempt_many(session, entry.row, args, &mut run),
+            };
             match attempt {
                 Err(Refusal::Below) => {
                     reply.truncate(mark);
@@ -346,10 +377,9 @@ pub async fn below(session: &mut Session, found: &'static Entry, args: Args<'_>,
     let mark = out.mark();
     let mut reply = Reply::new(out, session.resp);
     let result = {
-        let positions = entry.row.key_positions(args.len());
-        let keys: Keys<'_> = positions.map(|(at, use_)| (args.key(at), use_)).collect();
+        let keys = keys_of(entry.row, args);
         let job = job_of(session, entry.row, args, &keys);
-        let run = |tx: &mut crate::cache::tx::Tx<'_>| {
+        let run = |tx: &mut Tx<'_>| {
             reply.truncate(mark);
             run(tx, args, &mut reply)
         };
@@ -369,16 +399,29 @@ pub async fn below(session: &mut Session, found: &'static Entry, args: Args<'_>,
     note_time(session, entry, args, started);
 }
 
-/// The keys of a command. Most have one, which needs no list.
-#[inline]
-fn with_keys<T>(row: &Row, args: Args<'_>, then: impl FnOnce(&[(Key<'_>, Use)]) -> T) -> T {
-    match row.single_key() {
-        Some((at, use_)) => then(&[(args.key(at), use_)]),
-        None => {
-            let keys = row.key_positions(args.len()).map(|(at, use_)| (args.key(at), use_));
-            then(&keys.collect::<Keys<'_>>())
-        }
-    }
+#[inline(always)]
+fn attempt(
+    session: &Session,
+    row: &Row,
+    args: Args<'_>,
+    keys: &[(Key<'_>, Use)],
+    run: impl FnMut(&mut Tx<'_>) -> Result<(), Stop>,
+) -> Result<(), Refusal> {
+    session.shared.cache.attempt(&job_of(session, row, args, keys), run)
+}
+
+#[inline(never)]
+fn attempt_many(
+    session: &Session,
+    row: &Row,
+    args: Args<'_>,
+    run: &mut dyn FnMut(&mut Tx<'_>) -> Result<(), Stop>,
+) -> Result<(), Refusal> {
+    attempt(session, row, args, &keys_of(row, args), run)
+}
+
+fn keys_of<'a>(row: &Row, args: Args<'a>) -> Keys<'a> {
+    row.key_positions(args.len()).map(|(at, use_)| (args.key(at), use_)).collect()
 }
 
 #[inline]

@@ -120,6 +120,9 @@ pub struct Labels {
     pub lib_ver: String,
 }
 
+/// Asks a connection's worker to close it.
+pub type Ender = Box<dyn FnOnce() + Send>;
+
 /// What all sessions may know of one: CLIENT LIST shows it, CLIENT KILL ends it.
 pub struct Client {
     /// Its number, never used again.
@@ -162,8 +165,8 @@ pub struct Client {
     pub sent: AtomicU64,
     /// What it says of itself.
     pub labels: Mutex<Labels>,
-    /// Ends the connection's task from any thread.
-    pub abort: Mutex<Option<tokio::task::AbortHandle>>,
+    /// Asks the connection's worker to close it, once.
+    pub ender: Mutex<Option<Ender>>,
 }
 
 impl Client {
@@ -190,16 +193,16 @@ impl Client {
             received: 0.into(),
             sent: 0.into(),
             labels: Mutex::default(),
-            abort: Mutex::default(),
+            ender: Mutex::default(),
         }
     }
 
     /// Closes the connection, from any thread.
     pub fn kill(&self) {
-        let mut abort = self.abort.lock();
+        let mut ender = self.ender.lock();
         self.closing.store(true, Relaxed);
-        if let Some(abort) = abort.take() {
-            abort.abort();
+        if let Some(end) = ender.take() {
+            end();
         }
     }
 }

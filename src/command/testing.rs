@@ -72,7 +72,7 @@ pub fn client(id: u64) -> Client {
         received: AtomicU64::default(),
         sent: AtomicU64::default(),
         labels: Default::default(),
-        abort: Default::default(),
+        ender: Default::default(),
     }
 }
 
@@ -132,9 +132,9 @@ pub fn call(session: &mut Session, words: &[&str]) -> String {
     let request = Request { first: 0, count, end };
     let mut batch = Batch { spans, requests: vec![request] };
     let mut found = Vec::new();
-    prepare(session, &buf, &mut batch, &mut found);
+    prepare(session, &buf, &mut batch, 0..1, &mut found);
     let mut out = Output::default();
-    dispatch(session, found[0], Args::new(&buf, batch.args(&request)), &mut out);
+    dispatch(session, found[0].entry, Args::new(&buf, batch.args(&request)), &mut out);
     let wire: Vec<u8> = out.chunks(0).flatten().copied().collect();
     String::from_utf8_lossy(&wire).into_owned()
 }

@@ -8,7 +8,7 @@
 //! A worker has one [`Output`] for the batch that it runs; what the socket doesn't take at once moves
 //! to an output of the connection ([`Output::take_rest`]), without copying spliced values.
 
-use std::{iter, mem};
+use std::{iter, mem, ops::Range};
 
 use bytes::{Buf, Bytes};
 
@@ -120,6 +120,12 @@ impl Output {
         for splice in self.splices.iter_mut().skip(mark.splices) {
             splice.at += bytes.len();
         }
+    }
+
+    /// A range of an output in which no value is spliced.
+    #[inline]
+    pub fn plain(&self, range: Range<usize>) -> Option<&[u8]> {
+        self.bytes.get(range).filter(|_| self.splices.is_empty())
     }
 
     /// What is to be sent, in order, without its first `from` bytes. No chunk is empty.

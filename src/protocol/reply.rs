@@ -263,7 +263,9 @@ impl<'a> Reply<'a> {
     /// A type byte, a number and a line end. The short ones, which are most, cost one store.
     #[inline]
     fn number(&mut self, kind: u8, value: i64) {
-        let digit = |unit: i64| b'0' + (value / unit % 10) as u8;
+        // Lengths are small numbers: in 32 bits a division is a multiplication.
+        let small = value as u32;
+        let digit = |unit: u32| b'0' + (small / unit % 10) as u8;
         match value {
             0..10 => self.out.extend(&[kind, digit(1), b'\r', b'\n']),
             10..100 => self.out.extend(&[kind, digit(10), digit(1), b'\r', b'\n']),

@@ -101,7 +101,7 @@ impl Batch {
     }
 
     /// Adds the request whose spans begin at `first` and which ends at `end` in `buf`.
-    #[inline]
+    #[inline(always)]
     fn push(&mut self, first: usize, end: usize, buf: &[u8]) -> Result<(), ProtocolError> {
         if self.spans.get(first).is_some_and(|name| is_http(name.of(buf))) {
             self.spans.truncate(first);
@@ -166,8 +166,8 @@ struct Stopped {
 }
 
 impl Scanner {
-    /// Scans `buf`, which starts where the last call's `consumed` ended, and fills `batch`, whose
-    /// earlier contents are dropped. Inline requests are unescaped in place.
+    /// Scans `buf`, which starts where the last call's `consumed` ended, and adds what it finds to
+    /// `batch`, at most `limits.batch` requests. Inline requests are unescaped in place.
     ///
     /// # Errors
     /// If the first request of `buf` is malformed; a malformed one behind good ones is reported by
@@ -178,20 +178,20 @@ impl Scanner {
         limits: &Limits,
         batch: &mut Batch,
     ) -> Result<Scanned, ProtocolError> {
-        batch.clear();
+        let before = batch.len();
         if let Some(error) = &self.failed {
             return Err(ProtocolError::clone(error));
         }
         if u32::try_from(buf.len()).is_err() {
             let error = ProtocolError::Malformed("too big query buffer".into());
-            return self.fail(0, error, batch);
+            return self.fail(0, error, false);
         }
         let mut at = 0;
-        while at < buf.len() && batch.len() < limits.batch {
+        while at < buf.len() && batch.len() - before < limits.batch {
             match self.next(buf, at, limits, batch) {
                 Ok(Step::Done(end) | Step::Skip(end)) => at = end,
                 Ok(Step::Wait(need)) => return Ok(Scanned { consumed: at, need, more: false }),
-                Err(error) => return self.fail(at, error, batch),
+                Err(error) => return self.fail(at, error, batch.len() > before),
             }
         }
         Ok(Scanned { consumed: at, need: 0, more: at < buf.len() })
@@ -373,10 +373,10 @@ impl Scanner {
         &mut self,
         at: usize,
         error: ProtocolError,
-        batch: &Batch,
+        after_others: bool,
     ) -> Result<Scanned, ProtocolError> {
         *self = Self { failed: Some(Box::new(error.clone())), ..Self::default() };
-        if batch.is_empty() {
+        if !after_others {
             return Err(error);
         }
         Ok(Scanned { consumed: at, need: 0, more: true })

@@ -3,7 +3,10 @@
 use std::{
     fs, io,
     net::{SocketAddr, ToSocketAddrs},
-    os::{fd::AsRawFd, unix::fs::PermissionsExt},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::fs::PermissionsExt,
+    },
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
@@ -13,11 +16,10 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
-    sync::mpsc::UnboundedSender,
     task::JoinHandle,
 };
 
-use super::{stream::Accepted, worker::Message};
+use super::worker::{Message, Post};
 use crate::{
     command::{session::Client, shared::Shared},
     config::Settings,
@@ -29,7 +31,7 @@ const REST: Duration = Duration::from_millis(100);
 const TOO_MANY: &[u8] = b"-ERR max number of clients reached\r\n";
 const DENIED: &[u8] = b"-DENIED Larder is running in protected mode because protected mode is enabled and no password is set for the default user. In this mode connections are only accepted from the loopback interface. To accept others, set a password (requirepass in the configuration file, or CONFIG SET requirepass from the loopback interface), or turn protected mode off with 'CONFIG SET protected-mode no' if the server can't be reached from outside.\r\n";
 
-type Posts = Arc<Vec<UnboundedSender<Message>>>;
+type Posts = Arc<Vec<Post>>;
 
 /// What listens: the addresses, and the tasks that accept there.
 #[derive(Default)]
@@ -53,7 +55,7 @@ impl Listening {
 pub(super) async fn listen(
     shared: &Arc<Shared>,
     settings: &Settings,
-    posts: Vec<UnboundedSender<Message>>,
+    posts: Vec<Post>,
 ) -> Result<Listening, Error> {
     let posts: Posts = Arc::new(posts);
     let mut listening = Listening::default();
@@ -176,7 +178,7 @@ async fn welcome_tcp(mut stream: TcpStream, peer: SocketAddr, shared: &Arc<Share
     let laddr = stream.local_addr().map_or_else(|_| String::new(), |address| address.to_string());
     let client = client(shared, peer.to_string(), laddr, false, stream.as_raw_fd());
     if let Ok(stream) = stream.into_std() {
-        assign(Accepted::Tcp(stream), client, shared, posts);
+        assign(stream.into(), client, shared, posts);
     }
 }
 
@@ -190,7 +192,7 @@ async fn welcome_unix(mut stream: UnixStream, path: &str, shared: &Arc<Shared>, 
     let address = format!("{path}:0");
     let client = client(shared, address.clone(), address, true, stream.as_raw_fd());
     if let Ok(stream) = stream.into_std() {
-        assign(Accepted::Unix(stream), client, shared, posts);
+        assign(stream.into(), client, shared, posts);
     }
 }
 
@@ -205,11 +207,11 @@ fn client(shared: &Shared, addr: String, laddr: String, unix: bool, fd: i32) -> 
 }
 
 /// Gives a connection to the worker with the fewest.
-fn assign(socket: Accepted, client: Arc<Client>, shared: &Arc<Shared>, posts: &Posts) {
+fn assign(socket: OwnedFd, client: Arc<Client>, shared: &Arc<Shared>, posts: &Posts) {
     let workers = shared.workers.iter().enumerate();
     let fewest = workers.min_by_key(|(_, stats)| stats.clients.load(Relaxed));
     let Some((index, stats)) = fewest else { return };
     stats.clients.fetch_add(1, Relaxed);
     shared.clients.insert(client.id, client.clone());
-    let _ = posts[index].send(Message::Connection(socket, client));
+    posts[index].send(Message::Connection(socket, client));
 }

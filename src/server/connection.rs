@@ -1,58 +1,37 @@
-//! A connection: what the socket has is read, all complete requests are carried out, and their replies
-//! leave in one write.
+//! A connection: its bytes, its requests, and what it waits for.
 //!
-//! Reading, scanning and running happen in one go in the worker's scratch, which all its connections
-//! share; a connection keeps only the tail of a partial request, and its channel the replies that the
-//! socket did not take. While there are such replies nothing more is read, so a client that doesn't read
-//! costs at most one batch, and is closed when that is over its limit.
+//! What the socket has is read into the worker's room, and all complete requests in it are carried out
+//! in one go (see [`turn`](super::turn)). A connection keeps only the tail of a partial request, and its
+//! channel the replies that the socket did not take. While there are such replies nothing more is read,
+//! so a client that doesn't read costs at most one batch, and is closed when that is over its limit.
 
-use std::{
-    future::poll_fn,
-    io, mem,
-    rc::Rc,
-    sync::atomic::Ordering::Relaxed,
-    task::{Context, Poll, ready},
-    time::{Duration, Instant},
-};
+use std::{io, mem, ops::Range, rc::Rc, sync::atomic::Ordering::Relaxed, time::Duration};
 
-use super::{
-    outbox::Channel,
-    stream::Source,
-    worker::{Local, Registration},
-};
+use super::outbox::Channel;
 use crate::{
-    command::{self, Args, Next, OwnedArgs, Session, session::After, table::Entry},
-    protocol::{Batch, Limits, Output, Reply, Scanner},
+    command::{self, Args, Found, Next, OwnedArgs, Session, session::After, table::Entry},
+    error::ProtocolError,
+    protocol::{Batch, Limits, Output, Scanned, Scanner},
 };
 
-/// Bytes that one read takes at most.
-const READ: usize = 64 << 10;
 /// A tail grows by at least so much, and at most by what it holds already.
 const TAIL_STEP: usize = 16 << 10;
-/// One batch of fast commands in so many is timed.
-const SAMPLE_BATCHES: u32 = 16;
-/// Spans of a large batch that are kept for the next.
-const KEEP_SPANS: usize = 16 << 10;
 
-/// What a worker's connections work in, one at a time.
-pub(super) struct Scratch {
-    input: Box<[u8]>,
-    batch: Batch,
-    found: Vec<Option<&'static Entry>>,
-    batches: u32,
+/// Where a connection's bytes are.
+pub(super) enum Arrived {
+    /// So many in the worker's room.
+    InRoom(usize),
+    /// In a buffer of the connection's own, behind what it had kept.
+    Own(Vec<u8>),
 }
 
-impl Default for Scratch {
-    fn default() -> Self {
-        Self { input: vec![0; READ].into(), batch: Batch::default(), found: Vec::new(), batches: 0 }
-    }
-}
-
-/// What is to be done when the scratch has been left.
-enum Step {
-    /// Everything is answered: read on.
-    Read,
-    /// More complete requests are waiting, after others had their turn.
+/// What becomes of a connection after its part of a turn.
+#[derive(Default)]
+pub(super) enum Step {
+    /// It has its seat until the poll tells of it.
+    #[default]
+    Rest,
+    /// There may be more to read or to carry out, after others had their turn.
     Again,
     /// This command goes below.
     Below(OwnedArgs, &'static Entry),
@@ -67,253 +46,145 @@ enum Step {
 }
 
 /// A connection.
-struct Connection {
-    local: Rc<Local>,
-    session: Session,
-    source: Source,
-    channel: Rc<Channel>,
+pub(super) struct Connection {
+    pub(super) session: Session,
+    pub(super) channel: Rc<Channel>,
     scanner: Scanner,
     /// The bytes of requests that are not complete or not yet carried out.
     tail: Vec<u8>,
+    /// Whether the tail may hold complete requests.
+    left_over: bool,
     /// How much the tail needs to grow before it is worth scanning again.
     need: usize,
     settings_version: u64,
 }
 
-/// Serves a connection until it ends.
-pub(super) async fn serve(
-    local: Rc<Local>,
-    session: Session,
-    source: Source,
-    channel: Rc<Channel>,
-    registration: Registration,
-) {
-    let settings_version = local.shared.live.version();
-    let mut connection = Connection {
-        local,
-        session,
-        source,
-        channel,
-        scanner: Scanner::default(),
-        tail: Vec::new(),
-        need: 0,
-        settings_version,
-    };
-    connection.refresh_settings(0);
-    let ended = connection.run().await;
-    if let Err(why) = ended
-        && !matches!(why.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
-    {
-        tracing::debug!("client {}: {why}", connection.session.client.addr);
-    }
-    drop(registration);
-}
-
 impl Connection {
-    async fn run(&mut self) -> io::Result<()> {
-        let mut again = false;
-        loop {
-            let step = match &mut self.session.monitor {
-                None => poll_fn(|cx| self.poll_step(cx, again)).await?,
-                Some(_) => self.watch(again).await?,
-            };
-            again = false;
-            match step {
-                Step::Read => {}
-                Step::Again => {
-                    again = true;
-                    tokio::task::yield_now().await;
-                }
-                Step::Blocked => {
-                    self.channel.drained().await;
-                    again = !self.tail.is_empty();
-                }
-                Step::Below(args, entry) => {
-                    self.go_below(args, entry).await;
-                    again = true;
-                }
-                Step::Pause => {
-                    self.wait_for_pause().await;
-                    again = true;
-                }
-                Step::Close => {
-                    self.local.outbox.flush();
-                    self.channel.drained().await;
-                    return Ok(());
-                }
-                Step::Drop => return Ok(()),
+    /// A connection that has just been accepted.
+    pub(super) fn new(mut session: Session, channel: Rc<Channel>) -> Self {
+        let settings_version = session.shared.live.version();
+        session.refresh_settings();
+        Self {
+            session,
+            channel,
+            scanner: Scanner::default(),
+            tail: Vec::new(),
+            left_over: false,
+            need: 0,
+            settings_version,
+        }
+    }
+
+    /// Reads, into the room unless there is a tail; not if requests are left over or replies pending.
+    pub(super) fn read(&mut self, room: &mut [u8], now: u64) -> (Arrived, Step) {
+        if self.channel.is_pending() {
+            return (Arrived::InRoom(0), Step::Blocked);
+        }
+        if mem::take(&mut self.left_over) {
+            self.begin(0, now);
+            return (Arrived::Own(mem::take(&mut self.tail)), Step::Again);
+        }
+        let stream = &self.channel.stream;
+        let (read, asked) = if self.tail.is_empty() {
+            (stream.read(room), room.len())
+        } else {
+            self.tail.reserve(self.need.clamp(TAIL_STEP, self.tail.len().max(TAIL_STEP)));
+            let spare = self.tail.capacity() - self.tail.len();
+            (stream.read_behind(&mut self.tail), spare)
+        };
+        let step = match read {
+            Ok(0) => Step::Close,
+            Ok(count) => {
+                self.begin(count as u64, now);
+                let step = if count == asked { Step::Again } else { Step::Rest };
+                let in_room = self.tail.is_empty();
+                let own = mem::take(&mut self.tail);
+                return (if in_room { Arrived::InRoom(count) } else { Arrived::Own(own) }, step);
             }
-        }
+            Err(why) => match why.kind() {
+                io::ErrorKind::WouldBlock => Step::Rest,
+                io::ErrorKind::Interrupted => Step::Again,
+                _ => Step::Drop,
+            },
+        };
+        (Arrived::InRoom(0), step)
     }
 
-    /// Reads, unless there are requests left over (`again`), and carries out what is complete.
-    fn poll_step(&mut self, cx: &mut Context<'_>, again: bool) -> Poll<io::Result<Step>> {
-        if self.channel.pending() != 0 {
-            return Poll::Ready(Ok(Step::Blocked));
-        }
-        let local = self.local.clone();
-        let scratch = &mut *local.scratch.borrow_mut();
-        if self.tail.is_empty() {
-            if again {
-                return Poll::Ready(Ok(Step::Read));
-            }
-            let count = ready!(self.source.poll_read(cx, &mut scratch.input))?;
-            let mut input = mem::take(&mut scratch.input);
-            let ended = self.received(count, &mut input[..count], scratch);
-            if ended.1 < count {
-                self.keep(&input[ended.1..count]);
-            }
-            scratch.input = input;
-            return Poll::Ready(Ok(self.check_tail(ended.0)));
-        }
-        let mut tail = mem::take(&mut self.tail);
-        let mut count = 0;
-        if !again {
-            let grow = self.need.clamp(TAIL_STEP, tail.len().max(TAIL_STEP));
-            tail.reserve(grow);
-            let polled = self.source.poll_append(cx, &mut tail);
-            match polled {
-                Poll::Ready(Ok(read)) => count = read,
-                other => {
-                    self.tail = tail;
-                    return other.map(|result| result.map(|_| Step::Read));
-                }
-            }
-        }
-        if !again && count == 0 {
-            return Poll::Ready(Ok(Step::Close));
-        }
-        let (step, consumed) = self.received(count, &mut tail, scratch);
-        if consumed == 0 {
-            // Nothing is complete yet: copying it at each read would take quadratic time.
-            self.tail = tail;
-        } else if consumed < tail.len() {
-            self.keep(&tail[consumed..]);
-        }
-        Poll::Ready(Ok(self.check_tail(step)))
-    }
-
-    /// Carries out the complete requests of a buffer, of which `count` bytes are new; returns how much
-    /// of it is done with.
-    fn received(&mut self, count: usize, buf: &mut [u8], scratch: &mut Scratch) -> (Step, usize) {
-        if buf.is_empty() {
-            return (Step::Close, 0);
-        }
-        self.begin_batch(count as u64);
-        scratch.batches = scratch.batches.wrapping_add(1);
-        let started = scratch.batches.is_multiple_of(SAMPLE_BATCHES).then(Instant::now);
-        let commands = self.session.stats.commands.get();
-        let (step, consumed) = self.reply(buf, scratch);
-        if let Some(started) = started {
-            let commands = self.session.stats.commands.get().wrapping_sub(commands);
-            command::note_batch(&self.session, commands, started.elapsed().as_nanos() as u64);
-        }
-        scratch.batch.shrink_to(KEEP_SPANS);
-        (step, consumed)
-    }
-
-    /// Notes how much is kept, and ends a connection that keeps too much.
-    fn check_tail(&self, step: Step) -> Step {
-        let client = &self.session.client;
-        client.query_bytes.store(self.tail.len() as u64, Relaxed);
-        if self.tail.len() as u64 <= self.session.settings.client_query_buffer_limit {
-            return step;
-        }
-        tracing::warn!("client {}: over the query buffer limit", client.addr);
-        Step::Close
-    }
-
-    /// Carries out what a buffer holds, and posts the replies.
-    fn reply(&mut self, buf: &mut [u8], scratch: &mut Scratch) -> (Step, usize) {
-        let local = self.local.clone();
-        let mut out = local.outbox.out.borrow_mut();
-        let mark = out.mark();
-        let before = out.len();
-        let ended = self.carry_out(buf, scratch, &mut out);
-        let (replied, has_references) = (out.len() != before, out.has_splices_behind(mark));
-        drop(out);
-        if replied {
-            local.outbox.post(&self.channel, has_references);
-        }
-        ended
-    }
-
-    fn keep(&mut self, rest: &[u8]) {
-        self.tail = Vec::with_capacity(rest.len());
-        self.tail.extend_from_slice(rest);
-    }
-
-    /// What is read once for a batch: the time, and the settings if they have changed.
-    fn begin_batch(&mut self, received: u64) {
-        let version = self.local.shared.live.version();
-        if version != self.settings_version {
-            self.refresh_settings(version);
-        }
+    /// What is done once for a batch: its time, and the settings if they have changed.
+    fn begin(&mut self, received: u64, now: u64) {
         let session = &mut self.session;
-        session.now = self.local.shared.cache.clock().now();
+        let version = session.shared.live.version();
+        if version != self.settings_version {
+            self.settings_version = version;
+            session.refresh_settings();
+        }
+        session.now = now;
         session.stats.received.add(received);
         let client = &session.client;
-        client.last_active.store(session.now, Relaxed);
+        client.last_active.store(now, Relaxed);
         client.received.store(client.received.load(Relaxed) + received, Relaxed);
     }
 
-    fn refresh_settings(&mut self, version: u64) {
-        self.settings_version = version;
-        self.session.refresh_settings();
-    }
-
-    /// Runs requests until the buffer has no complete one, something has to wait, or others should have
-    /// their turn. Returns how much of the buffer is done with.
-    fn carry_out(
+    /// Adds the complete requests of a buffer to the batch.
+    pub(super) fn scan(
         &mut self,
         buf: &mut [u8],
-        scratch: &mut Scratch,
-        out: &mut Output,
-    ) -> (Step, usize) {
+        batch: &mut Batch,
+    ) -> Result<Scanned, ProtocolError> {
         // Before a client is known its requests are small, and each may change what the next may be.
         let limits = if self.session.authenticated {
             Limits::authenticated(self.session.settings.proto_max_bulk_len as usize)
         } else {
             Limits::anonymous()
         };
-        let scanned = match self.scanner.scan(buf, &limits, &mut scratch.batch) {
-            Ok(scanned) => scanned,
-            Err(error) => {
-                Reply::new(out, self.session.resp).protocol_error(&error);
-                return (Step::Close, buf.len());
-            }
-        };
+        let scanned = self.scanner.scan(buf, &limits, batch)?;
         self.need = scanned.need;
-        let Some(stopped) = self.run_batch(buf, scratch, out) else {
-            let step = if scanned.more { Step::Again } else { Step::Read };
-            return (step, scanned.consumed);
-        };
-        // What follows is scanned again when its time comes.
-        self.scanner = Scanner::default();
-        self.need = 0;
+        self.left_over = scanned.more;
+        Ok(scanned)
+    }
+
+    /// Runs some of a batch's requests, which are in `buf`; says why it stopped and where in `buf`, unless
+    /// all are done.
+    #[inline]
+    pub(super) fn run(
+        &mut self,
+        buf: &[u8],
+        batch: &Batch,
+        requests: Range<usize>,
+        found: &[Found],
+        out: &mut Output,
+    ) -> Option<(Step, usize)> {
+        let stopped = self.run_until(buf, batch, requests, found, out);
+        if stopped.is_some() {
+            // What follows is scanned again when its time comes.
+            self.scanner = Scanner::default();
+            self.need = 0;
+            self.left_over = true;
+        }
         stopped
     }
 
-    /// Runs the requests of a batch; says where and why it stopped, unless all are done.
-    fn run_batch(
+    fn run_until(
         &mut self,
         buf: &[u8],
-        scratch: &mut Scratch,
+        batch: &Batch,
+        requests: Range<usize>,
+        found: &[Found],
         out: &mut Output,
     ) -> Option<(Step, usize)> {
-        let Scratch { batch, found, .. } = scratch;
-        command::prepare(&self.session, buf, batch, found);
         let limit = self.session.settings.client_output_buffer_limit.normal.hard as usize;
         let limit = out.len() + if limit == 0 { usize::MAX / 2 } else { limit };
         let mark = out.mark();
         let mut start = 0;
-        for (request, entry) in batch.requests.iter().zip(found.iter()) {
+        for at in requests {
+            command::load_ahead(&self.session, found, at);
+            let (request, entry) = (&batch.requests[at], found[at].entry);
             let args = Args::new(buf, batch.args(request));
             let end = request.end as usize;
-            match command::dispatch(&mut self.session, *entry, args, out) {
+            match command::dispatch(&mut self.session, entry, args, out) {
                 Next::Done => {}
                 Next::Pause => return Some((Step::Pause, start)),
-                Next::Below => return Some((Step::Below(args.to_owned(), (*entry)?), end)),
+                Next::Below => return Some((Step::Below(args.to_owned(), entry?), end)),
             }
             start = end;
             if out.len() > limit {
@@ -338,8 +209,41 @@ impl Connection {
         self.session.stats.output_limit_closed.add(1);
     }
 
+    /// Keeps what isn't done with until more has come, or others had their turn.
+    #[inline]
+    pub(super) fn keep(&mut self, rest: Vec<u8>) {
+        self.left_over &= !rest.is_empty();
+        self.session.client.query_bytes.store(rest.len() as u64, Relaxed);
+        self.tail = rest;
+    }
+
+    /// Whether more is kept than a client may make the server keep.
+    #[inline]
+    pub(super) fn keeps_too_much(&self) -> bool {
+        let too_much = self.tail.len() as u64 > self.session.settings.client_query_buffer_limit;
+        if too_much {
+            tracing::warn!("client {}: over the query buffer limit", self.session.client.addr);
+        }
+        too_much
+    }
+
+    /// Waits, away from its seat, until it may go on; `false` if it is over.
+    pub(super) async fn wait(&mut self, step: Step) -> bool {
+        match step {
+            Step::Rest | Step::Again => {}
+            Step::Below(args, entry) => self.go_below(args, entry).await,
+            Step::Pause => self.wait_for_pause().await,
+            Step::Blocked => self.channel.drained().await,
+            Step::Close => {
+                self.channel.drained().await;
+                return false;
+            }
+            Step::Drop => return false,
+        }
+        true
+    }
+
     async fn go_below(&mut self, args: OwnedArgs, entry: &'static Entry) {
-        self.local.outbox.flush();
         self.session.client.busy.store(true, Relaxed);
         let mut out = Output::default();
         command::below(&mut self.session, entry, args.get(), &mut out).await;
@@ -349,38 +253,12 @@ impl Connection {
 
     /// Waits while clients are paused.
     async fn wait_for_pause(&self) {
-        let shared = &self.local.shared;
+        let shared = &self.session.shared;
         let unpaused = shared.unpaused.notified();
         tokio::pin!(unpaused);
         unpaused.as_mut().enable();
         let Some(pause) = *shared.pause.lock() else { return };
         let left = pause.until.saturating_sub(shared.cache.clock().now());
         let _ = tokio::time::timeout(Duration::from_millis(left), unpaused).await;
-    }
-
-    /// Shows every command to a client in MONITOR mode, and carries out what it sends.
-    async fn watch(&mut self, again: bool) -> io::Result<Step> {
-        let Some(mut lines) = self.session.monitor.take() else { return Ok(Step::Read) };
-        let step = loop {
-            tokio::select! {
-                biased;
-                line = lines.recv() => match line {
-                    Some(line) => {
-                        let mut out = Output::default();
-                        out.extend(&line);
-                        self.channel.send(out);
-                        self.channel.drained().await;
-                    }
-                    // It was too slow, and is closed.
-                    None => return Ok(Step::Close),
-                },
-                step = poll_fn(|cx| self.poll_step(cx, again)) => break step,
-            }
-        };
-        // RESET ends it; then the lines' other end is gone too.
-        if self.session.client.monitor.load(Relaxed) {
-            self.session.monitor = Some(lines);
-        }
-        step
     }
 }

@@ -6,10 +6,12 @@
 //! ends within `shutdown-timeout`.
 
 mod accept;
+mod alarm;
 mod connection;
 mod machine;
 mod outbox;
 mod stream;
+mod turn;
 mod worker;
 
 use std::{
@@ -76,7 +78,10 @@ impl Server {
         shared.apply_settings();
         let workers = shared.workers.iter().enumerate();
         let workers = workers
-            .map(|(index, stats)| Worker::start(index, shared.clone(), stats.clone()))
+            .map(|(index, stats)| {
+                let runtime = background.handle().clone();
+                Worker::start(index, shared.clone(), stats.clone(), runtime)
+            })
             .collect::<Result<Vec<_>, _>>()?;
         let posts = workers.iter().map(|worker| worker.post.clone()).collect();
         let listening = background.block_on(accept::listen(&shared, settings, posts))?;
@@ -136,7 +141,7 @@ impl Server {
             }
         });
         for worker in &self.workers {
-            let _ = worker.post.send(Message::Drain(limit));
+            worker.post.send(Message::Drain(limit));
         }
         for worker in self.workers {
             worker.join(limit.saturating_sub(started.elapsed()) + Duration::from_secs(1));

@@ -7,16 +7,14 @@
 
 use std::{
     cell::{Cell, RefCell},
-    future::poll_fn,
     io::{self, IoSlice},
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
-    task::{Poll, Waker},
 };
 
 use tokio::sync::Notify;
 
-use super::stream::Sink;
+use super::stream::Stream;
 use crate::{
     command::{session::Client, shared::WorkerStats},
     protocol::Output,
@@ -29,63 +27,92 @@ const PIECES: usize = 64;
 /// Room that a large batch has grown is given back down to this.
 const KEEP: usize = 256 << 10;
 
-/// A socket's writing side, with what it did not take.
+/// A socket, with what it did not take.
 pub(super) struct Channel {
-    pub(super) sink: Sink,
+    pub(super) stream: Stream,
     client: Arc<Client>,
     stats: Arc<WorkerStats>,
     pending: RefCell<Output>,
+    /// Bytes of `pending` that were sent since.
+    sent: Cell<usize>,
     drained: Notify,
     broken: Cell<bool>,
 }
 
 impl Channel {
     /// A channel with nothing to send.
-    pub(super) fn new(sink: Sink, client: Arc<Client>, stats: Arc<WorkerStats>) -> Rc<Self> {
+    pub(super) fn new(stream: Stream, client: Arc<Client>, stats: Arc<WorkerStats>) -> Rc<Self> {
         Rc::new(Self {
-            sink,
+            stream,
             client,
             stats,
             pending: RefCell::default(),
+            sent: Cell::new(0),
             drained: Notify::new(),
             broken: Cell::new(false),
         })
     }
 
-    /// Bytes that the socket did not take yet.
-    pub(super) fn pending(&self) -> usize {
-        self.pending.borrow().len()
-    }
-
-    /// Whether writing has failed.
-    pub(super) fn is_broken(&self) -> bool {
-        self.broken.get()
+    /// Whether the socket has not taken all yet.
+    #[inline]
+    pub(super) fn is_pending(&self) -> bool {
+        !self.pending.borrow().is_empty()
     }
 
     /// Sends a whole output.
-    pub(super) fn send(self: &Rc<Self>, mut out: Output) {
+    pub(super) fn send(&self, mut out: Output) {
         let len = out.len();
         self.send_part(&mut out, 0, len, true);
     }
 
     /// Sends the bytes of `out` from `start` to `end`; `last` if nothing follows them there.
-    fn send_part(self: &Rc<Self>, out: &mut Output, start: usize, end: usize, last: bool) {
-        let waiting = self.pending() != 0;
-        let sent = if waiting || self.is_broken() { 0 } else { self.write(out, start, end) };
-        let from = start + sent;
-        if from == end || self.is_broken() {
+    #[inline]
+    fn send_part(&self, out: &mut Output, start: usize, end: usize, last: bool) {
+        let waits = self.is_pending();
+        let from = if waits { start } else { self.write(out, start, end) };
+        if from == end || self.broken.get() {
             return;
         }
         let rest = if last { out.take_rest(from) } else { copy(out, from, end) };
         self.pending.borrow_mut().append(rest);
         self.note_pending();
-        if !waiting {
-            tokio::task::spawn_local(self.clone().drain());
+    }
+
+    /// Writes the bytes from `start` to `end`, as far as the socket takes them: says how far. Less than
+    /// all means that the poll will tell when it takes more.
+    #[inline]
+    fn write(&self, out: &Output, start: usize, end: usize) -> usize {
+        let mut from = start;
+        while from < end && !self.broken.get() {
+            match self.write_once(out, from, end) {
+                0 => break,
+                sent => from += sent,
+            }
+        }
+        let sent = (from - start) as u64;
+        self.stats.sent.add(sent);
+        self.client.sent.store(self.client.sent.load(Relaxed) + sent, Relaxed);
+        from
+    }
+
+    #[inline]
+    fn write_once(&self, out: &Output, start: usize, end: usize) -> usize {
+        let result = match out.plain(start..end) {
+            Some(bytes) => self.stream.write(bytes),
+            None => self.write_pieces(out, start, end),
+        };
+        match result {
+            Ok(sent) => sent,
+            Err(why) if why.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(_) => {
+                // The reading side learns of it by itself.
+                self.broken.set(true);
+                0
+            }
         }
     }
 
-    /// Writes as much as the socket takes.
-    fn write(&self, out: &Output, start: usize, end: usize) -> usize {
+    fn write_pieces(&self, out: &Output, start: usize, end: usize) -> io::Result<usize> {
         let mut pieces = [IoSlice::new(&[]); PIECES];
         let (mut count, mut left) = (0, end - start);
         for (piece, chunk) in pieces.iter_mut().zip(out.chunks(start)) {
@@ -97,63 +124,42 @@ impl Channel {
                 break;
             }
         }
-        let result = match &pieces[..count] {
-            [] => Ok(0),
-            [one] => self.sink.try_write(one),
-            many => self.sink.try_write_vectored(many),
-        };
-        match result {
-            Ok(sent) => {
-                self.stats.sent.add(sent as u64);
-                self.client.sent.store(self.client.sent.load(Relaxed) + sent as u64, Relaxed);
-                sent
-            }
-            Err(why) if why.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(_) => {
-                // The reading side learns of it by itself.
-                self.broken.set(true);
-                0
-            }
-        }
+        self.stream.write_pieces(&pieces[..count])
     }
 
-    /// Sends what is pending whenever the socket takes more.
-    async fn drain(self: Rc<Self>) {
-        let mut from = 0;
-        loop {
-            let writable = self.sink.writable().await;
-            let pending = self.pending.borrow();
-            if writable.is_ok() {
-                from += self.write(&pending, from, pending.len());
-            }
-            if writable.is_err() || self.is_broken() || from == pending.len() {
-                drop(pending);
-                break;
-            }
+    /// Sends more of what is pending: the socket takes some again, or is broken.
+    pub(super) fn send_pending(&self) {
+        let mut pending = self.pending.borrow_mut();
+        let end = pending.len();
+        let sent = self.write(&pending, self.sent.get(), end);
+        if sent < end && !self.broken.get() {
+            return self.sent.set(sent);
         }
-        *self.pending.borrow_mut() = Output::default();
+        *pending = Output::default();
+        drop(pending);
+        self.sent.set(0);
         self.note_pending();
         self.drained.notify_waiters();
     }
 
     fn note_pending(&self) {
-        let pending = self.pending() as u64;
-        self.client.output_bytes.store(pending, Relaxed);
+        let pending = self.pending.borrow().len();
+        self.client.output_bytes.store(pending as u64, Relaxed);
         self.client.busy.store(pending != 0, Relaxed);
     }
 
     /// Gives up what the socket has not taken: the connection is over.
     pub(super) fn abandon(&self) {
-        if self.pending() != 0 {
-            // Wakes whoever waits for the socket to take more; it then finds it broken.
+        if self.is_pending() {
+            self.stream.end();
             self.broken.set(true);
-            self.sink.end();
+            self.send_pending();
         }
     }
 
     /// Waits until nothing is pending.
     pub(super) async fn drained(&self) {
-        while self.pending() != 0 {
+        while self.is_pending() {
             self.drained.notified().await;
         }
     }
@@ -175,48 +181,30 @@ fn copy(out: &Output, from: usize, end: usize) -> Output {
 /// The replies of one turn of a worker.
 #[derive(Default)]
 pub(super) struct Outbox {
-    pub(super) out: RefCell<Output>,
-    parts: RefCell<Vec<(Rc<Channel>, usize)>>,
-    waker: RefCell<Option<Waker>>,
+    pub(super) out: Output,
+    parts: Vec<(Rc<Channel>, usize)>,
 }
 
 impl Outbox {
     /// Notes that what was appended to `out` since the last part is for this channel. It is sent at the
     /// turn's end; at once if it is large. Only the last part may hold references to values.
-    pub(super) fn post(&self, channel: &Rc<Channel>, has_references: bool) {
-        let end = self.out.borrow().len();
-        self.parts.borrow_mut().push((channel.clone(), end));
+    #[inline]
+    pub(super) fn post(&mut self, channel: &Rc<Channel>, has_references: bool) {
+        let end = self.out.len();
+        self.parts.push((channel.clone(), end));
         if has_references || end > AT_ONCE {
-            self.flush();
-        } else if let Some(waker) = self.waker.borrow_mut().take() {
-            waker.wake();
+            self.send();
         }
     }
 
     /// Sends everything.
-    pub(super) fn flush(&self) {
-        let (mut out, mut parts) = (self.out.borrow_mut(), self.parts.borrow_mut());
-        let (mut start, count) = (0, parts.len());
-        for (index, (channel, end)) in parts.drain(..).enumerate() {
-            channel.send_part(&mut out, start, end, index + 1 == count);
+    pub(super) fn send(&mut self) {
+        let (mut start, count) = (0, self.parts.len());
+        for (index, (channel, end)) in self.parts.drain(..).enumerate() {
+            channel.send_part(&mut self.out, start, end, index + 1 == count);
             start = end;
         }
-        out.clear();
-        out.shrink_to(KEEP);
-    }
-
-    /// Sends at the end of each turn in which something was posted, for ever.
-    pub(super) async fn run(&self) {
-        loop {
-            poll_fn(|cx| {
-                if self.parts.borrow().is_empty() {
-                    *self.waker.borrow_mut() = Some(cx.waker().clone());
-                    return Poll::Pending;
-                }
-                Poll::Ready(())
-            })
-            .await;
-            self.flush();
-        }
+        self.out.clear();
+        self.out.shrink_to(KEEP);
     }
 }

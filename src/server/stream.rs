@@ -1,124 +1,65 @@
-//! A client's socket, TCP or unix; TLS will be a third kind.
+//! A client's socket, TCP or unix alike; TLS will wrap it.
 //!
-//! It is split so that the worker can keep a handle to the writing half: to end the reading half at a
-//! drain while the connection's task waits for it.
+//! All calls return at once: what can't be done now is `WouldBlock`, and the worker's poll says when it
+//! may be tried again.
 
 use std::{
     io::{self, IoSlice},
-    net::Shutdown,
-    pin::{Pin, pin},
-    task::{Context, Poll},
+    os::fd::{AsRawFd, OwnedFd},
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, ReadBuf},
-    net::{TcpStream, UnixStream, tcp, unix},
+use mio::{Interest, Registry, Token, unix::SourceFd};
+use rustix::{
+    buffer::spare_capacity,
+    net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, recv, send, sendmsg, shutdown},
 };
 
-/// The reading half.
-pub(super) enum Source {
-    Tcp(tcp::OwnedReadHalf),
-    Unix(unix::OwnedReadHalf),
-}
+/// A connected socket that never blocks.
+pub(super) struct Stream(OwnedFd);
 
-/// The writing half.
-pub(super) enum Sink {
-    Tcp(tcp::OwnedWriteHalf),
-    Unix(unix::OwnedWriteHalf),
-}
-
-/// A socket that was accepted, on its way to a worker.
-pub(super) enum Accepted {
-    Tcp(std::net::TcpStream),
-    Unix(std::os::unix::net::UnixStream),
-}
-
-impl Accepted {
-    /// Registers the socket with this thread's runtime.
-    pub(super) fn register(self) -> io::Result<(Source, Sink)> {
-        Ok(match self {
-            Self::Tcp(stream) => {
-                let (source, sink) = TcpStream::from_std(stream)?.into_split();
-                (Source::Tcp(source), Sink::Tcp(sink))
-            }
-            Self::Unix(stream) => {
-                let (source, sink) = UnixStream::from_std(stream)?.into_split();
-                (Source::Unix(source), Sink::Unix(sink))
-            }
-        })
+impl Stream {
+    /// A socket that was accepted, and set not to block.
+    pub(super) fn new(socket: OwnedFd) -> Self {
+        Self(socket)
     }
-}
 
-impl Source {
+    /// Has a poll tell, at each change for the better, when the socket may be read or written.
+    pub(super) fn register(&self, registry: &Registry, token: Token) -> io::Result<()> {
+        let both = Interest::READABLE | Interest::WRITABLE;
+        registry.register(&mut SourceFd(&self.0.as_raw_fd()), token, both)
+    }
+
     /// Reads into a buffer of the worker's. 0 bytes: the client has closed.
     #[inline]
-    pub(super) fn poll_read(
-        &mut self,
-        cx: &mut Context<'_>,
-        buf: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
-        let mut buf = ReadBuf::new(buf);
-        let polled = match self {
-            Self::Tcp(half) => Pin::new(half).poll_read(cx, &mut buf),
-            Self::Unix(half) => Pin::new(half).poll_read(cx, &mut buf),
-        };
-        polled.map_ok(|()| buf.filled().len())
+    pub(super) fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        Ok(recv(&self.0, buf, RecvFlags::empty())?.0)
     }
 
     /// Reads behind what a buffer of the connection's own holds, into its spare room.
-    pub(super) fn poll_append(
-        &mut self,
-        cx: &mut Context<'_>,
-        buf: &mut Vec<u8>,
-    ) -> Poll<io::Result<usize>> {
-        match self {
-            Self::Tcp(half) => pin!(half.read_buf(buf)).poll(cx),
-            Self::Unix(half) => pin!(half.read_buf(buf)).poll(cx),
-        }
+    pub(super) fn read_behind(&self, buf: &mut Vec<u8>) -> io::Result<usize> {
+        Ok(recv(&self.0, spare_capacity(buf), RecvFlags::empty())?.0)
     }
-}
 
-impl Sink {
     /// Writes as much as the socket takes.
     #[inline]
-    pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(half) => half.try_write(bytes),
-            Self::Unix(half) => half.try_write(bytes),
-        }
+    pub(super) fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(send(&self.0, bytes, SendFlags::NOSIGNAL)?)
     }
 
     /// Writes as much of several pieces as the socket takes.
-    pub(super) fn try_write_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(half) => half.try_write_vectored(pieces),
-            Self::Unix(half) => half.try_write_vectored(pieces),
-        }
+    pub(super) fn write_pieces(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut nothing = SendAncillaryBuffer::default();
+        Ok(sendmsg(&self.0, pieces, &mut nothing, SendFlags::NOSIGNAL)?)
     }
 
-    /// Waits until the socket may take more.
-    pub(super) async fn writable(&self) -> io::Result<()> {
-        match self {
-            Self::Tcp(half) => half.writable().await,
-            Self::Unix(half) => half.writable().await,
-        }
-    }
-
-    /// Ends both halves; whoever waits for either is woken.
+    /// Ends both halves.
     pub(super) fn end(&self) {
-        self.shutdown(Shutdown::Both);
+        // It fails where the client has gone already.
+        let _ = shutdown(&self.0, Shutdown::Both);
     }
 
     /// Ends the reading half: what has arrived is still read, then the client seems to have closed.
     pub(super) fn end_reading(&self) {
-        self.shutdown(Shutdown::Read);
-    }
-
-    fn shutdown(&self, how: Shutdown) {
-        // It fails where the client has gone already.
-        let _ = match self {
-            Self::Tcp(half) => socket2::SockRef::from(half.as_ref()).shutdown(how),
-            Self::Unix(half) => socket2::SockRef::from(half.as_ref()).shutdown(how),
-        };
+        let _ = shutdown(&self.0, Shutdown::Read);
     }
 }

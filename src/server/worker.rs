@@ -1,24 +1,44 @@
-//! A worker: a thread with a runtime of its own, on which its connections live.
+//! A worker: a thread with a poll of its own, on which its connections live.
 //!
-//! Tasks never move to another thread. Between the connections' turns the worker removes expired
-//! entries of its share of the stripes, a bounded number per wake.
+//! Each round of its loop takes what the poll tells, reads, carries out and answers it in one
+//! [turn](super::turn), and sleeps when there is no more. What has to wait (for a store, for a paused
+//! server, for a socket that takes no more) waits in a task beside the loop: the connection leaves its
+//! seat for the task, and comes back when it may go on. So a request that has all it needs in memory
+//! never meets a future, and no request meets another thread.
+//!
+//! Timers and stores belong to the background runtime, whose wake-ups ring the worker's [`Alarm`].
 
 use std::{
     cell::RefCell,
-    collections::HashMap,
+    collections::VecDeque,
     io,
-    rc::{Rc, Weak},
-    sync::{Arc, atomic::Ordering::Relaxed},
+    os::fd::OwnedFd,
+    pin::Pin,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::Ordering::Relaxed,
+        mpsc::{self, Receiver, Sender, TryRecvError},
+    },
+    task::{Context, Waker},
     thread,
     time::{Duration, Instant},
 };
 
-use tokio::{runtime::Builder, sync::mpsc, time::MissedTickBehavior};
+use mio::{Events, Poll, Registry, Token, event::Event};
+use slab::Slab;
+use tokio::{
+    runtime::Handle,
+    task::{AbortHandle, LocalSet, spawn_local},
+    time::MissedTickBehavior,
+};
 
 use super::{
-    connection::{self, Scratch},
-    outbox::{Channel, Outbox},
-    stream::Accepted,
+    alarm::Alarm,
+    connection::{Connection, Step},
+    outbox::Channel,
+    stream::Stream,
+    turn::{Part, Turn},
 };
 use crate::{
     command::{
@@ -27,41 +47,54 @@ use crate::{
         shared::{Shared, WorkerStats},
     },
     error::Error,
+    protocol::Output,
 };
 
-/// How often expired entries are looked for.
-const EXPIRE_EVERY: Duration = Duration::from_millis(100);
+/// How often expired entries, and entries above a lowered limit, are looked for.
+const TIDY_EVERY: Duration = Duration::from_millis(100);
 /// Entries that one look at a stripe removes at most while it holds the lock.
-const EXPIRE_AT_ONCE: usize = 32;
-/// How long one wake may spend on expired entries.
-const EXPIRE_BUDGET: Duration = Duration::from_millis(2);
+const TIDY_AT_ONCE: usize = 32;
+/// How long one wake may spend on them before others have their turn.
+const TIDY_BUDGET: Duration = Duration::from_millis(2);
 /// How often idle clients are looked for.
 const IDLE_EVERY: Duration = Duration::from_secs(1);
+/// Events that one look at the poll takes at most.
+const EVENTS: usize = 256;
+/// Lines that a monitor is sent at once.
+const LINES: usize = 64;
+/// The alarm's token; connections have those of their seats.
+const ALARM: Token = Token(usize::MAX);
 
 /// What a worker is told.
 pub(super) enum Message {
     /// A new connection.
-    Connection(Accepted, Arc<Client>),
+    Connection(OwnedFd, Arc<Client>),
+    /// The connection with this number is to be closed.
+    Close(u64),
     /// To let every connection answer what has arrived, and end within this time.
     Drain(Duration),
 }
 
-/// A worker's handle.
-pub(super) struct Worker {
-    pub(super) post: mpsc::UnboundedSender<Message>,
-    thread: thread::JoinHandle<()>,
+/// Where a worker is told something, from any thread.
+#[derive(Clone)]
+pub(super) struct Post {
+    inbox: Sender<Message>,
+    alarm: Arc<Alarm>,
 }
 
-/// A connection that lives here.
-type Open = (Weak<Channel>, Arc<Client>);
+impl Post {
+    /// Tells the worker; a worker that has ended hears nothing.
+    pub(super) fn send(&self, message: Message) {
+        if self.inbox.send(message).is_ok() {
+            self.alarm.ring();
+        }
+    }
+}
 
-/// What the connections of a worker share; it never leaves the thread.
-pub(super) struct Local {
-    pub(super) shared: Arc<Shared>,
-    pub(super) stats: Arc<WorkerStats>,
-    pub(super) scratch: RefCell<Scratch>,
-    pub(super) outbox: Outbox,
-    connections: RefCell<HashMap<u64, Open>>,
+/// A worker's handle.
+pub(super) struct Worker {
+    pub(super) post: Post,
+    thread: thread::JoinHandle<()>,
 }
 
 impl Worker {
@@ -70,16 +103,27 @@ impl Worker {
         index: usize,
         shared: Arc<Shared>,
         stats: Arc<WorkerStats>,
+        runtime: Handle,
     ) -> Result<Self, Error> {
-        let (post, inbox) = mpsc::unbounded_channel();
+        let poll = Poll::new()?;
+        let alarm = Alarm::new(poll.registry(), ALARM)?;
+        let (sender, inbox) = mpsc::channel();
+        let post = Post { inbox: sender, alarm };
+        let registry = poll.registry().try_clone()?;
+        let own_post = post.clone();
         let thread =
             thread::Builder::new().name(format!("larder-worker-{index}")).spawn(move || {
-                let runtime =
-                    Builder::new_current_thread().enable_all().build_local(Default::default());
-                match runtime {
-                    Ok(runtime) => runtime.block_on(run(index, shared, stats, inbox)),
-                    Err(why) => tracing::error!("worker {index} can't start: {why}"),
-                }
+                let _runtime = runtime.enter();
+                let local = Local {
+                    index,
+                    shared,
+                    stats,
+                    registry,
+                    post: own_post,
+                    seats: RefCell::default(),
+                    ready: RefCell::default(),
+                };
+                Rc::new(local).run(poll, &inbox);
             })?;
         Ok(Self { post, thread })
     }
@@ -87,95 +131,295 @@ impl Worker {
     /// Waits for the thread to end, but no longer than this.
     pub(super) fn join(self, limit: Duration) {
         let deadline = Instant::now() + limit;
-        drop(self.post);
         while !self.thread.is_finished() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(1));
         }
     }
 }
 
-async fn run(
+/// A connection's place at its worker.
+struct Seat {
+    channel: Rc<Channel>,
+    client: Arc<Client>,
+    /// Not here during its turn, nor while a task waits for it.
+    connection: Option<Box<Connection>>,
+    /// The task that has it.
+    task: Option<AbortHandle>,
+    /// Whether it is among the ready ones.
+    is_ready: bool,
+    /// Whether the client will send nothing more: reading tells when all has been read.
+    ended: bool,
+}
+
+/// What a worker's loop and its tasks share; it never leaves the thread.
+struct Local {
     index: usize,
     shared: Arc<Shared>,
     stats: Arc<WorkerStats>,
-    mut inbox: mpsc::UnboundedReceiver<Message>,
-) {
-    let local = Rc::new(Local {
-        shared,
-        stats,
-        scratch: RefCell::default(),
-        outbox: Outbox::default(),
-        connections: RefCell::default(),
-    });
-    let sender = local.clone();
-    tokio::task::spawn_local(async move { sender.outbox.run().await });
-    let mut expire = tokio::time::interval(EXPIRE_EVERY);
-    let mut idle = tokio::time::interval(IDLE_EVERY);
-    expire.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    idle.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            message = inbox.recv() => match message {
-                Some(Message::Connection(socket, client)) => local.open(socket, client),
-                Some(Message::Drain(limit)) => return local.drain(limit).await,
-                None => return,
-            },
-            _ = expire.tick() => local.expire(index).await,
-            _ = idle.tick() => local.close_idle(),
-        }
-    }
+    registry: Registry,
+    post: Post,
+    seats: RefCell<Slab<Seat>>,
+    /// Seats whose connections have something to read or to carry out.
+    ready: RefCell<VecDeque<usize>>,
 }
 
 impl Local {
-    fn open(self: &Rc<Self>, socket: Accepted, client: Arc<Client>) {
-        let registered: io::Result<_> = socket.register();
-        let (source, sink) = match registered {
-            Ok(halves) => halves,
-            Err(why) => {
-                tracing::warn!("client {}: {why}", client.addr);
-                self.shared.clients.remove(&client.id);
-                self.stats.clients.fetch_sub(1, Relaxed);
+    fn run(self: &Rc<Self>, mut poll: Poll, inbox: &Receiver<Message>) {
+        let mut tasks = LocalSet::new();
+        let _tasks = tasks.enter();
+        spawn_local(self.clone().tidy_for_ever());
+        spawn_local(self.clone().close_idle_for_ever());
+        let alarm = self.post.alarm.clone();
+        let waker = Waker::from(alarm.clone());
+        let mut context = Context::from_waker(&waker);
+        let mut turn = Turn::default();
+        let mut events = Events::with_capacity(EVENTS);
+        let mut drained_by: Option<Instant> = None;
+        loop {
+            if alarm.has_rung() {
+                match self.read_inbox(inbox) {
+                    Ok(drain) => {
+                        drained_by = drain.map(|limit| Instant::now() + limit).or(drained_by)
+                    }
+                    Err(Ended) => return,
+                }
+                // The ticks never end, so neither does the set.
+                let _ = Pin::new(&mut tasks).poll(&mut context);
+            }
+            if drained_by.is_some_and(|deadline| self.is_drained(deadline)) {
                 return;
             }
-        };
+            let timeout = if self.ready.borrow().is_empty() && alarm.set() {
+                drained_by.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+            } else {
+                Some(Duration::ZERO)
+            };
+            let polled = poll.poll(&mut events, timeout);
+            alarm.unset();
+            if let Err(why) = polled
+                && why.kind() != io::ErrorKind::Interrupted
+            {
+                tracing::error!("worker {} can't poll: {why}", self.index);
+                return;
+            }
+            events.iter().for_each(|event| self.note(event));
+            self.take_turn(&mut turn);
+        }
+    }
+
+    fn read_inbox(self: &Rc<Self>, inbox: &Receiver<Message>) -> Result<Option<Duration>, Ended> {
+        let mut drain = None;
+        loop {
+            match inbox.try_recv() {
+                Ok(Message::Connection(socket, client)) => self.open(socket, client),
+                Ok(Message::Close(id)) => self.close_client(id),
+                Ok(Message::Drain(limit)) => {
+                    self.seats
+                        .borrow()
+                        .iter()
+                        .for_each(|(_, seat)| seat.channel.stream.end_reading());
+                    drain = Some(limit);
+                }
+                Err(TryRecvError::Empty) => return Ok(drain),
+                Err(TryRecvError::Disconnected) => return Err(Ended),
+            }
+        }
+    }
+
+    /// Whether every connection has answered what had arrived, or the time for it is over.
+    fn is_drained(&self, deadline: Instant) -> bool {
+        let left = self.seats.borrow().len();
+        if left != 0 && Instant::now() >= deadline {
+            tracing::warn!("{left} clients did not take their replies in time");
+            return true;
+        }
+        left == 0
+    }
+
+    /// Gives a connection a seat.
+    fn open(self: &Rc<Self>, socket: OwnedFd, client: Arc<Client>) {
+        let stream = Stream::new(socket);
+        let mut seats = self.seats.borrow_mut();
+        let seat = seats.vacant_entry();
+        if let Err(why) = stream.register(&self.registry, Token(seat.key())) {
+            tracing::warn!("client {}: {why}", client.addr);
+            return self.forget(&client);
+        }
         self.stats.connections.add(1);
-        let channel = Channel::new(sink, client.clone(), self.stats.clone());
-        let place = (Rc::downgrade(&channel), client.clone());
-        self.connections.borrow_mut().insert(client.id, place);
+        let channel = Channel::new(stream, client.clone(), self.stats.clone());
         let session = Session::new(self.shared.clone(), client.clone(), self.stats.clone());
-        let registration = Registration { local: self.clone(), client: client.clone() };
-        let task = tokio::task::spawn_local(connection::serve(
-            self.clone(),
-            session,
-            source,
+        let connection = Box::new(Connection::new(session, channel.clone()));
+        seat.insert(Seat {
             channel,
-            registration,
-        ));
-        *client.abort.lock() = Some(task.abort_handle());
+            client: client.clone(),
+            connection: Some(connection),
+            task: None,
+            is_ready: false,
+            ended: false,
+        });
+        let (post, id) = (self.post.clone(), client.id);
+        *client.ender.lock() = Some(Box::new(move || post.send(Message::Close(id))));
         // It may have been killed before it was here.
         if client.closing.load(Relaxed) {
             client.kill();
         }
     }
 
-    /// Removes expired entries of this worker's share of the stripes.
-    async fn expire(&self, index: usize) {
-        if !self.shared.expires_actively() {
+    /// Notes what the poll tells of a connection.
+    #[inline]
+    fn note(&self, event: &Event) {
+        let mut seats = self.seats.borrow_mut();
+        let Token(key) = event.token();
+        // An event may be older than a seat; it does no harm to look.
+        let Some(seat) = seats.get_mut(key) else { return };
+        if event.is_writable() && seat.channel.is_pending() {
+            seat.channel.send_pending();
+        }
+        seat.ended |= event.is_read_closed() || event.is_error();
+        if event.is_readable() || seat.ended {
+            self.make_ready(key, seat);
+        }
+    }
+
+    #[inline]
+    fn make_ready(&self, key: usize, seat: &mut Seat) {
+        if !seat.is_ready && seat.connection.is_some() {
+            seat.is_ready = true;
+            self.ready.borrow_mut().push_back(key);
+        }
+    }
+
+    /// Serves the connections that are ready now, or as many as fit one turn.
+    #[inline]
+    fn take_turn(self: &Rc<Self>, turn: &mut Turn) {
+        let count = self.ready.borrow().len();
+        if count == 0 {
             return;
         }
-        let memory = self.shared.cache.memory();
+        let now = self.shared.cache.clock().now();
+        for _ in 0..count {
+            if turn.is_full() {
+                break;
+            }
+            let Some(key) = self.ready.borrow_mut().pop_front() else { break };
+            if let Some(connection) = self.leave_seat(key) {
+                turn.gather(key, connection, now);
+            }
+        }
+        turn.carry_out();
+        turn.finish().for_each(|part| self.go_on(part));
+    }
+
+    #[inline]
+    fn leave_seat(&self, key: usize) -> Option<Box<Connection>> {
+        let mut seats = self.seats.borrow_mut();
+        let seat = seats.get_mut(key)?;
+        seat.is_ready = false;
+        seat.connection.take()
+    }
+
+    /// Gives a connection its seat back, at once or when it may go on.
+    #[inline]
+    fn go_on(self: &Rc<Self>, part: Part) {
+        let Part { key, mut connection, step, .. } = part;
+        if let Some(lines) = connection.session.monitor.take() {
+            spawn_local(show_lines(connection.channel.clone(), lines));
+        }
+        match step {
+            Step::Rest => self.take_seat(key, connection, false),
+            Step::Again => self.take_seat(key, connection, true),
+            Step::Drop => self.close(key),
+            Step::Close if !connection.channel.is_pending() => self.close(key),
+            step => {
+                let local = self.clone();
+                let task = spawn_local(async move {
+                    if connection.wait(step).await {
+                        // The poll may have told of it meanwhile.
+                        local.take_seat(key, connection, true);
+                    } else {
+                        local.close(key);
+                    }
+                });
+                if let Some(seat) = self.seats.borrow_mut().get_mut(key) {
+                    seat.task = Some(task.abort_handle());
+                }
+            }
+        }
+    }
+
+    #[inline]
+    fn take_seat(&self, key: usize, connection: Box<Connection>, is_ready: bool) {
+        let mut seats = self.seats.borrow_mut();
+        let Some(seat) = seats.get_mut(key) else { return };
+        seat.connection = Some(connection);
+        seat.task = None;
+        if is_ready || seat.ended {
+            self.make_ready(key, seat);
+        }
+    }
+
+    /// Ends a connection, whatever it is doing.
+    fn close(&self, key: usize) {
+        let Some(seat) = self.seats.borrow_mut().try_remove(key) else { return };
+        seat.channel.abandon();
+        if let Some(task) = seat.task {
+            task.abort();
+        }
+        self.forget(&seat.client);
+    }
+
+    fn close_client(&self, id: u64) {
+        let key =
+            self.seats.borrow().iter().find(|(_, seat)| seat.client.id == id).map(|(key, _)| key);
+        if let Some(key) = key {
+            self.close(key);
+        }
+    }
+
+    /// Takes a client off the lists.
+    fn forget(&self, client: &Client) {
+        self.stats.clients.fetch_sub(1, Relaxed);
+        self.shared.clients.remove(&client.id);
+        if client.monitor.load(Relaxed) {
+            monitor::forget(&self.shared, client.id);
+        }
+    }
+
+    async fn tidy_for_ever(self: Rc<Self>) {
+        let mut tick = tokio::time::interval(TIDY_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            self.tidy().await;
+        }
+    }
+
+    /// Removes expired entries of this worker's share of the stripes, and what is above the limit.
+    async fn tidy(&self) {
+        let cache = &self.shared.cache;
+        let memory = cache.memory();
         let started = Instant::now();
-        for stripe in (index..memory.stripes()).step_by(self.shared.workers.len()) {
-            let now = self.shared.cache.clock().now();
-            while memory.expire(stripe, EXPIRE_AT_ONCE, now) == EXPIRE_AT_ONCE {
+        let stripes = (self.index..memory.stripes()).step_by(self.shared.workers.len());
+        for stripe in stripes.filter(|_| self.shared.expires_actively()) {
+            let now = cache.clock().now();
+            while memory.expire(stripe, TIDY_AT_ONCE, now) == TIDY_AT_ONCE {
                 tokio::task::yield_now().await;
-                if started.elapsed() > EXPIRE_BUDGET * 10 {
+                if started.elapsed() > TIDY_BUDGET * 10 {
                     return;
                 }
             }
-            if started.elapsed() > EXPIRE_BUDGET {
+            if started.elapsed() > TIDY_BUDGET {
                 tokio::task::yield_now().await;
             }
+        }
+    }
+
+    async fn close_idle_for_ever(self: Rc<Self>) {
+        let mut tick = tokio::time::interval(IDLE_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            self.close_idle();
         }
     }
 
@@ -186,50 +430,26 @@ impl Local {
             return;
         }
         let now = self.shared.cache.clock().now();
-        for (_, client) in self.connections.borrow().values() {
+        for (_, seat) in self.seats.borrow().iter() {
+            let client = &seat.client;
             let idle = now.saturating_sub(client.last_active.load(Relaxed));
             if idle > timeout && !client.busy.load(Relaxed) && !client.monitor.load(Relaxed) {
                 client.kill();
             }
         }
     }
-
-    /// Ends the reading halves, and waits until every connection has answered what had arrived.
-    async fn drain(&self, limit: Duration) {
-        for (channel, _) in self.connections.borrow().values() {
-            if let Some(channel) = channel.upgrade() {
-                channel.sink.end_reading();
-            }
-        }
-        let all_closed = async {
-            while !self.connections.borrow().is_empty() {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        if tokio::time::timeout(limit, all_closed).await.is_err() {
-            let left = self.connections.borrow().len();
-            tracing::warn!("{left} clients did not take their replies in time");
-        }
-    }
 }
 
-/// A connection's place among the clients; gives it up when dropped.
-pub(super) struct Registration {
-    local: Rc<Local>,
-    client: Arc<Client>,
-}
+/// Nobody is left who could tell the worker anything.
+struct Ended;
 
-impl Drop for Registration {
-    fn drop(&mut self) {
-        let (id, shared) = (self.client.id, &self.local.shared);
-        let place = self.local.connections.borrow_mut().remove(&id);
-        if let Some(channel) = place.and_then(|(channel, _)| channel.upgrade()) {
-            channel.abandon();
-        }
-        self.local.stats.clients.fetch_sub(1, Relaxed);
-        shared.clients.remove(&id);
-        if self.client.monitor.load(Relaxed) {
-            monitor::forget(shared, id);
-        }
+/// Sends a monitor the lines that it is shown, until it goes or leaves.
+async fn show_lines(channel: Rc<Channel>, mut lines: tokio::sync::mpsc::Receiver<Arc<[u8]>>) {
+    let mut some = Vec::with_capacity(LINES);
+    while lines.recv_many(&mut some, LINES).await != 0 {
+        let mut out = Output::default();
+        some.drain(..).for_each(|line| out.extend(&line));
+        channel.send(out);
+        channel.drained().await;
     }
 }

@@ -4,9 +4,12 @@
 //! cost is summed up in one account, which only growth and shrinking touch; room is made before a write
 //! takes its stripes, by evicting from the key's own stripe or from one above its fair share.
 
-use std::sync::{
-    Arc, OnceLock,
-    atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
+use std::{
+    iter,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use parking_lot::{Mutex, MutexGuard};
@@ -69,24 +72,27 @@ struct Waiting {
 }
 
 /// What stands under a stripe's lock.
+#[repr(C)]
 pub struct Core {
-    shelves: Vec<Option<Box<Shelf>>>,
+    /// The shelf of database 0, which most use alone, beside the lock.
+    home: Shelf,
+    /// Those of the others, made when they are needed.
+    others: Box<[Option<Box<Shelf>>]>,
     tickets: Vec<Waiting>,
     next_ticket: u64,
     random: u64,
 }
 
-/// A lock, and what may be read without it, on cache lines of their own.
+/// A lock on cache lines of its own.
 #[repr(align(128))]
-struct Stripe {
-    core: Mutex<Core>,
-    lines: Box<[OnceLock<Arc<Lines>>]>,
-}
+struct Stripe(Mutex<Core>);
 
 /// The tier.
 pub struct Memory {
     rules: Rules,
     stripes: Box<[Stripe]>,
+    /// What may be read without a lock, by database and stripe.
+    lines: Box<[Box<[OnceLock<Lines>]>]>,
     used: AtomicUsize,
     evicted: AtomicU64,
     expired: AtomicU64,
@@ -125,17 +131,24 @@ impl Memory {
             lfu_decay: AtomicU32::new(1),
         };
         let seed = hash(&rules.hasher, b"stripe");
-        let stripe = |number: u64| Stripe {
-            core: Mutex::new(Core {
-                shelves: (0..options.databases).map(|_| None).collect(),
+        let stripe = |number: u64| {
+            Stripe(Mutex::new(Core {
+                home: Shelf::new(&rules),
+                others: (1..options.databases).map(|_| None).collect(),
                 tickets: Vec::new(),
                 next_ticket: 0,
                 random: seed ^ number | 1,
-            }),
-            lines: (0..options.databases).map(|_| OnceLock::new()).collect(),
+            }))
         };
+        let stripes: Box<[_]> = (0..1u64 << stripe_bits).map(stripe).collect();
+        let lines_of = |stripe: &Stripe| OnceLock::from(stripe.0.lock().home.table().lines());
+        let first = stripes.iter().map(lines_of).collect();
+        let others =
+            (1..options.databases).map(|_| stripes.iter().map(|_| OnceLock::new()).collect());
+        let lines = iter::once(first).chain(others).collect();
         Self {
-            stripes: (0..1u64 << stripe_bits).map(stripe).collect(),
+            stripes,
+            lines,
             rules,
             used: AtomicUsize::new(0),
             evicted: AtomicU64::new(0),
@@ -176,13 +189,13 @@ impl Memory {
     /// Locks a stripe.
     #[inline]
     pub fn lock(&self, stripe: usize) -> MutexGuard<'_, Core> {
-        self.stripes[stripe].core.lock()
+        self.stripes[stripe].0.lock()
     }
 
     /// Starts loading what a lookup of `hash` reads first.
     #[inline]
     pub fn prefetch(&self, db: usize, hash: u64) {
-        if let Some(lines) = self.stripes[self.stripe_of(hash)].lines[db].get() {
+        if let Some(lines) = self.lines[db][self.stripe_of(hash)].get() {
             lines.prefetch(hash);
         }
     }
@@ -190,9 +203,8 @@ impl Memory {
     /// Starts loading the entry of `hash`, if its stripe is free: call it some time after `prefetch`.
     #[inline]
     pub fn prefetch_entry(&self, db: usize, hash: u64) {
-        let stripe = &self.stripes[self.stripe_of(hash)];
-        if let Some(core) = stripe.core.try_lock()
-            && let Some(shelf) = &core.shelves[db]
+        if let Some(core) = self.stripes[self.stripe_of(hash)].0.try_lock()
+            && let Some(shelf) = core.shelf(db)
         {
             shelf.table().prefetch_entry(hash);
         }
@@ -201,11 +213,13 @@ impl Memory {
     /// The shelf of a database, made if there is none.
     #[inline]
     pub fn shelf<'a>(&self, stripe: usize, core: &'a mut Core, db: usize) -> &'a mut Shelf {
-        core.shelves[db].get_or_insert_with(|| {
+        if db == 0 {
+            return &mut core.home;
+        }
+        core.others[db - 1].get_or_insert_with(|| {
             let shelf = Box::new(Shelf::new(&self.rules));
-            let lines = &self.stripes[stripe].lines[db];
-            debug_assert!(lines.get().is_none(), "a shelf is made once");
-            let _ = lines.set(shelf.table().lines());
+            let is_first = self.lines[db][stripe].set(shelf.table().lines()).is_ok();
+            debug_assert!(is_first, "a shelf is made once");
             shelf
         })
     }
@@ -290,12 +304,13 @@ impl Memory {
         let mut core = self.lock(stripe);
         let core = &mut *core;
         core.random = next_random(core.random);
-        let fullest = core.shelves.iter_mut().flatten().filter(|shelf| !shelf.table().is_empty());
+        let random = core.random;
+        let fullest = core.shelves_mut().filter(|shelf| !shelf.table().is_empty());
         let Some(shelf) = fullest.max_by_key(|shelf| shelf.reported) else { return false };
         if fair && shelf.reported < self.rules.capacity() / 10 * 9 {
             return false;
         }
-        let victim = shelf.evict(&self.rules, now, core.random, spare);
+        let victim = shelf.evict(&self.rules, now, random, spare);
         // What was passed over may have moved in the queues.
         self.report(shelf);
         let Some(entry) = victim else { return false };
@@ -309,7 +324,7 @@ impl Memory {
     pub fn expire(&self, stripe: usize, limit: usize, now: u64) -> usize {
         let mut core = self.lock(stripe);
         let mut count = 0;
-        for shelf in core.shelves.iter_mut().flatten() {
+        for shelf in core.shelves_mut() {
             let mut looked = 0;
             while looked < limit
                 && let Some(expired) = shelf.expire_next(&self.rules, now)
@@ -327,7 +342,7 @@ impl Memory {
     pub fn len(&self, db: usize) -> (usize, usize) {
         let mut sum = (0, 0);
         for stripe in 0..self.stripes.len() {
-            if let Some(shelf) = &self.lock(stripe).shelves[db] {
+            if let Some(shelf) = self.lock(stripe).shelf(db) {
                 sum.0 += shelf.table().len();
                 sum.1 += shelf.volatile();
             }
@@ -337,9 +352,7 @@ impl Memory {
 
     /// Bytes beside the entries, of all databases.
     pub fn overhead(&self) -> usize {
-        let core_overhead = |core: &Core| {
-            core.shelves.iter().flatten().map(|shelf| shelf.overhead()).sum::<usize>()
-        };
+        let core_overhead = |core: &Core| core.shelves().map(Shelf::overhead).sum::<usize>();
         (0..self.stripes.len()).map(|stripe| core_overhead(&self.lock(stripe))).sum()
     }
 
@@ -349,7 +362,7 @@ impl Memory {
         for stripe in 0..self.stripes.len() {
             let mut core = self.lock(stripe);
             core.tickets.retain(|waiting| waiting.db != db);
-            if let Some(shelf) = &mut core.shelves[db] {
+            if let Some(shelf) = core.shelf_mut(db) {
                 taken.push(shelf.clear(&self.rules));
                 self.report(shelf);
             }
@@ -367,8 +380,13 @@ impl Memory {
             core.tickets.retain(|waiting| waiting.db != a && waiting.db != b);
             self.shelf(stripe, core, a);
             self.shelf(stripe, core, b);
-            let (low, high) = core.shelves.split_at_mut(a.max(b));
-            if let (Some(low), Some(high)) = (&mut low[a.min(b)], &mut high[0]) {
+            let core = &mut **core;
+            let (low, high) = core.others.split_at_mut(a.max(b) - 1);
+            let low = match a.min(b) {
+                0 => Some(&mut core.home),
+                db => low[db - 1].as_deref_mut(),
+            };
+            if let (Some(low), Some(high)) = (low, &mut high[0]) {
                 low.swap(high);
                 self.report(low);
                 self.report(high);
@@ -386,7 +404,7 @@ impl Memory {
                 seen(entry);
             }
         };
-        let filled = core.shelves[db].as_ref().filter(|shelf| !shelf.table().is_empty());
+        let filled = core.shelf(db).filter(|shelf| !shelf.table().is_empty());
         let behind = filled.and_then(|shelf| shelf.table().scan(hash, show));
         let bits = self.rules.stripe_bits;
         let next = match behind {
@@ -408,7 +426,7 @@ impl Memory {
         let count = self.stripes.len();
         for step in 0..count {
             let core = self.lock((random as usize % count + step) % count);
-            let Some(shelf) = &core.shelves[db] else { continue };
+            let Some(shelf) = core.shelf(db) else { continue };
             let mut sample = random;
             for _ in 0..16 {
                 sample = next_random(sample);
@@ -433,7 +451,7 @@ impl Memory {
             return;
         }
         for stripe in 0..self.stripes.len() {
-            for shelf in self.lock(stripe).shelves.iter_mut().flatten() {
+            for shelf in self.lock(stripe).shelves_mut() {
                 shelf.follow_policy(&self.rules);
                 self.report(shelf);
             }
@@ -493,7 +511,20 @@ impl Core {
     /// The shelf of a database, if there is one.
     #[inline]
     pub fn shelf(&self, db: usize) -> Option<&Shelf> {
-        self.shelves[db].as_deref()
+        if db == 0 { Some(&self.home) } else { self.others[db - 1].as_deref() }
+    }
+
+    fn shelf_mut(&mut self, db: usize) -> Option<&mut Shelf> {
+        if db == 0 { Some(&mut self.home) } else { self.others[db - 1].as_deref_mut() }
+    }
+
+    fn shelves(&self) -> impl Iterator<Item = &Shelf> {
+        iter::once(&self.home).chain(self.others.iter().flatten().map(|shelf| &**shelf))
+    }
+
+    fn shelves_mut(&mut self) -> impl Iterator<Item = &mut Shelf> {
+        let others = self.others.iter_mut().flatten().map(|shelf| &mut **shelf);
+        iter::once(&mut self.home).chain(others)
     }
 
     /// A change of a key cancels the flights that are under way for it (SEMANTICS 1).

@@ -18,7 +18,8 @@ const SAMPLE_TRIES: u32 = 64;
 /// Victims that may have to be spared before another is found, for each entry that is.
 const SPARE_TRIES: usize = 4;
 
-/// The entries of one database in one stripe.
+/// The entries of one database in one stripe. What a lookup reads stands first.
+#[repr(C)]
 pub struct Shelf {
     table: Table,
     queues: Adaptive,

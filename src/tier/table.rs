@@ -14,10 +14,11 @@
 //! wanted one would be. Slots of a bucket are filled from the front: full means the last one is taken.
 //!
 //! A segment grows alone, by an eighth, when it is full, and shrinks when it is nearly empty; past
-//! [`SPLIT`] entries it becomes two (extendible hashing, Fagin et al., 1979). The directory has its full
-//! size from the start; a segment of less than full depth stands in a run of its places. So growth never
-//! stops the world, the load stays near nine tenths, and, because the order of buckets is the order of
-//! hashes, a SCAN cursor is a prefix of a hash and stays valid whatever grows.
+//! [`SPLIT`] entries it becomes two (extendible hashing, Fagin et al., 1979). The directory has room for
+//! all places that the tier's size may ever ask for, and uses as many as the deepest segment needs, so
+//! that those of a small table lie in few cache lines; a segment of less depth stands in a run of them.
+//! So growth never stops the world, the load stays near nine tenths, and, because the order of buckets
+//! is the order of hashes, a SCAN cursor is a prefix of a hash and stays valid whatever grows.
 //!
 //! The segments' addresses are atomics, so that [`Lines::prefetch`] may compute a bucket's address
 //! without the lock; everything else happens under the stripe's lock, which `&mut Table` stands for.
@@ -86,9 +87,18 @@ const DEPTH: u64 = 63;
 impl Segment {
     #[inline]
     fn buckets(&self) -> (*mut [u64; SLOTS], usize) {
-        let word = self.word.load(Relaxed);
+        Self::unpack(self.word.load(Relaxed))
+    }
+
+    #[inline]
+    fn unpack(word: u64) -> (*mut [u64; SLOTS], usize) {
         let at = (word & POINTER & !DEPTH) as usize;
         (ptr::with_exposed_provenance_mut(at), (word >> 48) as usize)
+    }
+
+    fn become_as(&self, other: &Self) {
+        self.word.store(other.word.load(Relaxed), Relaxed);
+        self.used.store(other.used.load(Relaxed), Relaxed);
     }
 
     #[inline]
@@ -108,6 +118,7 @@ impl Segment {
 /// The part of a hash behind the stripe's bits, split for one segment.
 #[derive(Clone, Copy)]
 struct Place {
+    /// One of the segment's places in the directory.
     segment: usize,
     fraction: u64,
     tag: u64,
@@ -121,40 +132,94 @@ impl Place {
 }
 
 /// The addresses of a table's segments, readable without the lock.
+#[derive(Clone)]
 pub struct Lines {
-    segments: Box<[Segment]>,
+    /// As many places as there may ever be, behind one that says how many are in use: a lookup in a
+    /// small table reads one cache line.
+    directory: Arc<[Segment]>,
     stripe_bits: u32,
-    segment_bits: u32,
 }
 
 impl Lines {
+    fn new(stripe_bits: u32, segment_bits: u32) -> Self {
+        let directory = (0..=1usize << segment_bits).map(|_| Segment::default()).collect();
+        Self { directory, stripe_bits }
+    }
+
+    /// log2 of the places in use: the depth of the deepest segment.
+    #[inline]
+    fn bits(&self) -> u32 {
+        self.directory[0].word.load(Relaxed) as u32
+    }
+
+    fn set_bits(&self, bits: u32) {
+        self.directory[0].word.store(u64::from(bits), Relaxed);
+    }
+
+    /// All places, in use or not.
+    fn places(&self) -> &[Segment] {
+        &self.directory[1..]
+    }
+
+    #[inline]
+    fn segment(&self, place: usize) -> &Segment {
+        &self.directory[place + 1]
+    }
+
+    /// The places in use.
+    #[inline]
+    fn len(&self) -> usize {
+        1 << self.bits()
+    }
+
+    /// The place of a hash whose stripe's bits are shifted out.
+    #[inline]
+    fn index(&self, rest: u64) -> usize {
+        // Two shifts, since a shift by 64 is none.
+        (rest >> 1 >> (63 - self.bits())) as usize
+    }
+
     #[inline]
     fn place(&self, hash: u64) -> Place {
         self.place_of(hash << self.stripe_bits, hash & TAG)
     }
 
-    /// The place of a hash whose stripe's bits are shifted out.
     #[inline]
     fn place_of(&self, rest: u64, tag: u64) -> Place {
-        // Two shifts, since a shift by 64 is none.
-        let at = (rest >> 1 >> (63 - self.segment_bits)) as usize;
-        let depth = self.segments[at].depth();
-        Place { segment: at & !(self.run(depth) - 1), fraction: rest << depth, tag }
+        let segment = self.index(rest);
+        Place { segment, fraction: rest << self.segment(segment).depth(), tag }
     }
 
     /// The places of the directory that a segment of this depth takes.
     #[inline]
     fn run(&self, depth: u32) -> usize {
-        1 << (self.segment_bits - depth)
+        1 << (self.bits() - depth)
+    }
+
+    /// The first place of the segment that has this one.
+    fn first(&self, place: usize) -> usize {
+        place & !(self.run(self.segment(place).depth()) - 1)
+    }
+
+    /// Takes twice as many places into use.
+    fn double(&self) {
+        for place in (0..self.len()).rev() {
+            self.segment(2 * place + 1).become_as(self.segment(place));
+            self.segment(2 * place).become_as(self.segment(place));
+        }
+        self.set_bits(self.bits() + 1);
     }
 
     /// Starts loading the home bucket of a hash and the one behind it into the processor's cache.
     #[inline]
     pub fn prefetch(&self, hash: u64) {
-        let place = self.place(hash);
-        let (buckets, count) = self.segments[place.segment].buckets();
+        // While the directory doubles, this may be some other bucket: a hint that doesn't help.
+        let rest = hash << self.stripe_bits;
+        let word = self.segment(self.index(rest)).word.load(Relaxed);
+        let (buckets, count) = Segment::unpack(word);
         if count != 0 {
-            let home = buckets.wrapping_add(place.home(count));
+            let fraction = rest << (word & DEPTH);
+            let home = buckets.wrapping_add(Place { segment: 0, fraction, tag: 0 }.home(count));
             prefetch(home.cast());
             prefetch(home.wrapping_add(1).cast());
         }
@@ -171,6 +236,22 @@ fn prefetch(at: *const u8) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = at;
+}
+
+/// Whether two keys are the same. Most are a few words long, which a call would cost more than.
+#[inline]
+fn is_same(a: &[u8], b: &[u8]) -> bool {
+    match (a.len(), b.len()) {
+        (8..=16, len) if len == a.len() => {
+            a.first_chunk::<8>() == b.first_chunk::<8>()
+                && a.last_chunk::<8>() == b.last_chunk::<8>()
+        }
+        (17..=32, len) if len == a.len() => {
+            a.first_chunk::<16>() == b.first_chunk::<16>()
+                && a.last_chunk::<16>() == b.last_chunk::<16>()
+        }
+        _ => a == b,
+    }
 }
 
 /// A bit for each slot whose displacement and tag are these.
@@ -221,28 +302,28 @@ pub struct Slot {
 /// about once in 2^32; then either stands for both, which only makes an eviction less well chosen.
 pub type Ref = u32;
 
-/// The table of one stripe and database.
+/// The table of one stripe and database. What a lookup reads stands first.
+#[repr(C)]
 pub struct Table {
-    hasher: Hasher,
-    lines: Arc<Lines>,
+    lines: Lines,
     len: usize,
     bytes: usize,
+    hasher: Hasher,
 }
 
 impl Table {
     /// An empty table with at most `2^segment_bits` segments for hashes whose first `stripe_bits` are spent.
     pub fn new(stripe_bits: u32, segment_bits: u32, hasher: &Hasher) -> Self {
-        let segments = (0..1usize << segment_bits).map(|_| Segment::default()).collect();
         Self {
-            hasher: hasher.clone(),
-            lines: Arc::new(Lines { segments, stripe_bits, segment_bits }),
+            lines: Lines::new(stripe_bits, segment_bits),
             len: 0,
             bytes: size_of::<Segment>() << segment_bits,
+            hasher: hasher.clone(),
         }
     }
 
     /// The part that may be read without the lock.
-    pub fn lines(&self) -> Arc<Lines> {
+    pub fn lines(&self) -> Lines {
         self.lines.clone()
     }
 
@@ -263,7 +344,12 @@ impl Table {
 
     #[inline]
     fn segment(&self, index: usize) -> &Segment {
-        &self.lines.segments[index]
+        self.lines.segment(index)
+    }
+
+    /// The place that counts a segment's entries.
+    fn first(&self, place: usize) -> &Segment {
+        self.segment(self.lines.first(place))
     }
 
     /// A bucket of a segment.
@@ -329,7 +415,7 @@ impl Table {
     pub fn find(&self, hash: u64, key: &[u8]) -> Option<Slot> {
         let place = self.lines.place(hash);
         let home = place.home(self.segment(place.segment).buckets().1);
-        self.probe((place.segment, home, place.tag), |entry| entry.key() == key)
+        self.probe((place.segment, home, place.tag), |entry| is_same(entry.key(), key))
     }
 
     /// Starts loading the entry that a key may have into the processor's cache: the first one with its
@@ -395,19 +481,17 @@ impl Table {
     /// Adds an entry for a hash whose key is not in the table.
     pub fn insert(&mut self, hash: u64, entry: EntryRef) -> Slot {
         let mut place = self.lines.place(hash);
-        let segment = self.segment(place.segment);
+        let mut segment = self.first(place.segment);
         if (segment.used() + 1) * 100 > segment.buckets().1 * SLOTS * FULL {
             self.grow(place.segment, None);
             place = self.lines.place(hash);
+            segment = self.first(place.segment);
         }
+        segment.set_used(segment.used() + 1);
         let bits = entry.into_bits();
         self.len += 1;
         match self.settle(place, bits) {
-            Ok(slot) => {
-                let segment = self.segment(place.segment);
-                segment.set_used(segment.used() + 1);
-                slot
-            }
+            Ok(slot) => slot,
             Err(left_over) => {
                 self.grow(place.segment, Some(left_over));
                 self.slot_of(hash, bits)
@@ -484,8 +568,8 @@ impl Table {
             at = next;
         }
         self.len -= 1;
-        let used = self.segment(segment).used() - 1;
-        self.segment(segment).set_used(used);
+        let used = self.first(segment).used() - 1;
+        self.first(segment).set_used(used);
         if used * 4 < count * SLOTS && count > 1 {
             self.shrink(segment);
         }
@@ -509,19 +593,26 @@ impl Table {
     }
 
     fn grow(&mut self, segment: usize, left_over: Option<u64>) {
-        let (place, old) = (self.segment(segment), self.segment(segment).buckets().1);
-        let splits = place.used() >= SPLIT && place.depth() < self.lines.segment_bits;
-        let wanted = if splits { sparse(place.used() / 2) } else { (old + old.div_ceil(8)).max(1) };
+        let (depth, old) = (self.segment(segment).depth(), self.segment(segment).buckets().1);
+        let mut first = self.lines.first(segment);
+        let used = self.segment(first).used();
+        let splits = used >= SPLIT && 2 << depth <= self.lines.places().len();
+        let wanted = if splits { sparse(used / 2) } else { (old + old.div_ceil(8)).max(1) };
         assert!(wanted <= MAX_BUCKETS, "a segment holds half a million entries");
-        self.rebuild(segment, place.depth() + u32::from(splits), wanted, left_over);
+        if splits && depth == self.lines.bits() {
+            self.lines.double();
+            first *= 2;
+        }
+        self.rebuild(first, depth + u32::from(splits), wanted, left_over);
     }
 
     fn shrink(&mut self, segment: usize) {
-        let place = self.segment(segment);
-        self.rebuild(segment, place.depth(), sparse(place.used()), None);
+        let first = self.lines.first(segment);
+        let place = self.segment(first);
+        self.rebuild(first, place.depth(), sparse(place.used()), None);
     }
 
-    /// Makes one or two segments of this depth of one, with `wanted` buckets each or more, and puts its
+    /// Makes one or two segments of this depth of the one whose first place this is, with `wanted` buckets each or more, and puts its
     /// entries, and the one left over, into them.
     fn rebuild(&mut self, segment: usize, depth: u32, wanted: usize, left_over: Option<u64>) {
         let (old, old_count) = self.segment(segment).buckets();
@@ -554,7 +645,7 @@ impl Table {
     /// Puts an empty segment into its run of the directory.
     fn put_segment(&self, first: usize, depth: u32, buckets: *mut [u64; SLOTS], count: usize) {
         let word = buckets.expose_provenance() as u64 | u64::from(depth) | (count as u64) << 48;
-        for place in &self.lines.segments[first..first + self.lines.run(depth)] {
+        for place in &self.lines.places()[first..first + self.lines.run(depth)] {
             place.word.store(word, Relaxed);
         }
         self.segment(first).set_used(0);
@@ -570,7 +661,7 @@ impl Table {
             if self.settle(place, *word).is_err() {
                 return false;
             }
-            let segment = self.segment(place.segment);
+            let segment = self.first(place.segment);
             segment.set_used(segment.used() + 1);
         }
         true
@@ -578,7 +669,7 @@ impl Table {
 
     /// The first place of each segment's run.
     fn segments(&self) -> impl Iterator<Item = usize> + use<'_> {
-        let len = self.lines.segments.len();
+        let len = self.lines.len();
         let next = move |at: &usize| {
             Some(at + self.lines.run(self.segment(*at).depth())).filter(|next| *next < len)
         };
@@ -587,15 +678,15 @@ impl Table {
 
     /// Takes everything out. The entries are freed when the result is dropped, wherever that is.
     pub fn take(&mut self) -> Table {
-        let lines = &self.lines;
-        let mut empty = Table::new(lines.stripe_bits, lines.segment_bits, &self.hasher);
+        let segment_bits = self.lines.places().len().ilog2();
+        let mut empty = Table::new(self.lines.stripe_bits, segment_bits, &self.hasher);
         self.swap(&mut empty);
         empty
     }
 
     /// Swaps the contents of two tables of the same shape; their lines stay where they are.
     pub fn swap(&mut self, other: &mut Table) {
-        for (a, b) in self.lines.segments.iter().zip(&other.lines.segments) {
+        for (a, b) in self.lines.directory.iter().zip(&*other.lines.directory) {
             let exchange =
                 |a: &AtomicU64, b: &AtomicU64| b.store(a.swap(b.load(Relaxed), Relaxed), Relaxed);
             exchange(&a.word, &b.word);
@@ -640,7 +731,7 @@ impl Table {
     fn behind(&self, place: Place, home: usize, count: usize) -> Option<u64> {
         let lines = &self.lines;
         let depth = self.segment(place.segment).depth();
-        let base = ((place.segment as u128) << 64) >> lines.segment_bits;
+        let base = ((lines.first(place.segment) as u128) << 64) >> lines.bits();
         let step = (home as u128 + 1) << (64 - depth);
         // Rounded up wherever bits are pushed out, so that a cursor never leads back.
         let rest =
@@ -650,13 +741,13 @@ impl Table {
 
     /// A random entry: of the first bucket with entries from a random place on.
     pub fn sample(&self, random: u64) -> Option<Slot> {
-        let segments = self.lines.segments.len();
+        let segments = self.lines.len();
         if self.len == 0 {
             return None;
         }
         (0..segments).find_map(|step| {
             let at = (random as usize % segments + step) % segments;
-            let segment = at & !(self.lines.run(self.segment(at).depth()) - 1);
+            let segment = self.lines.first(at);
             let count = self.segment(segment).buckets().1;
             let start = (random >> 20) as usize % count.max(1);
             (0..count).find_map(|step| {
@@ -686,7 +777,7 @@ impl Drop for Table {
             free(buckets, count);
         }
         // Those who still prefetch by these lines find nothing.
-        self.lines.segments.iter().for_each(|place| place.word.store(0, Relaxed));
+        self.lines.places().iter().for_each(|place| place.word.store(0, Relaxed));
     }
 }
 
