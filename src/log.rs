@@ -2,7 +2,7 @@
 
 use std::{
     fs::OpenOptions,
-    io,
+    io::{self, IsTerminal},
     sync::{
         Mutex,
         atomic::{AtomicU8, Ordering::Relaxed},
@@ -26,11 +26,12 @@ pub fn init(settings: &Settings) -> Result<(), Error> {
     set_level(settings.loglevel);
     let shown =
         dynamic_filter_fn(|event, _| *event.level() <= LEVELS[usize::from(LEVEL.load(Relaxed))]);
-    let lines = fmt::layer().with_target(false);
+    let lines = fmt::layer().with_target(false).with_ansi(io::stderr().is_terminal());
     let subscriber: Box<dyn tracing::Subscriber + Send + Sync> = match &settings.logfile {
         None => Box::new(registry().with(lines.with_writer(io::stderr).with_filter(shown))),
         Some(path) => {
-            let file = OpenOptions::new().append(true).create(true).open(path)?;
+            let fail = |why| Error::Config(format!("logfile {}: {why}", path.display()));
+            let file = OpenOptions::new().append(true).create(true).open(path).map_err(fail)?;
             let lines = lines.with_ansi(false).with_writer(Mutex::new(file));
             Box::new(registry().with(lines.with_filter(shown)))
         }
@@ -43,8 +44,9 @@ pub fn init(settings: &Settings) -> Result<(), Error> {
 pub fn set_level(level: LogLevel) {
     let place = match level {
         LogLevel::Warning => 1,
-        LogLevel::Notice | LogLevel::Verbose => 2,
-        LogLevel::Debug => 3,
+        LogLevel::Notice => 2,
+        LogLevel::Verbose => 3,
+        LogLevel::Debug => 4,
     };
     LEVEL.store(place, Relaxed);
 }

@@ -189,6 +189,7 @@ fn a_low_descriptor_limit_trims_maxclients() {
     let most = info(&mut admin, "maxclients");
     assert!((1..100).contains(&most), "{most}");
     let mut clients: Vec<Raw> = (0..most + 10).map(|_| server.raw()).collect();
+    eventually("all were looked at", || info(&mut admin, "rejected_connections") >= 10);
     let mut refused = 0;
     for client in &mut clients {
         let _ = client.stream.write_all(b"QUIT\r\n");

@@ -157,6 +157,7 @@ fn observe(drives: &[Drive<'_>], gauges: &[Gauge], load: &Load) -> io::Result<(R
 fn read(drives: &[Drive<'_>], gauges: &[Gauge]) -> io::Result<Reading> {
     let operations = gauges.iter().map(|gauge| gauge.operations.load(Relaxed)).sum();
     let mut servers: Vec<&Server> = drives.iter().map(|drive| drive.server).collect();
+    servers.sort_by_key(|server| server.port());
     servers.dedup_by_key(|server| server.port());
     let cpu = servers.into_iter().map(Server::cpu).sum::<io::Result<Cpu>>()?;
     Ok(Reading { at: Instant::now(), operations, cpu })

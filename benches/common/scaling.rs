@@ -1,10 +1,11 @@
 //! What a second worker and a larger data set cost Larder, in CPU per operation at pipeline 1.
 //!
-//! **Workers.** On a machine of two cores the generator needs a share of them too, so each core gets
-//! the same work in all arrangements: one worker's worth of server and one generator with its 50
-//! connections. *One worker*: both on core 0. *Two workers*: the server on cores 0 and 1, a generator
-//! on each. *Two servers* of one worker, each on a core with its generator, share nothing of ours:
-//! what they cost above one worker is the machine's part (caches, kernel), and no fault of Larder's.
+//! **Workers.** A request whose generator runs on the worker's own core costs far less than one that
+//! crosses cores, so the mix must be the same in all arrangements: two generators of 50 connections,
+//! one on each core, of which half are served on their own core. *One worker*: the server on core 0.
+//! *Two workers*: on both cores; connections go to the workers in turn. *Two servers* of one worker,
+//! each with both generators at half their load, share nothing of ours: what they cost above one
+//! worker is the machine's part (caches, kernel), and no fault of Larder's.
 //!
 //! **Keys.** One worker on core 0, the generator on core 1, and a server for each number of keys.
 
@@ -33,10 +34,11 @@ pub fn run(flags: &Flags) -> io::Result<()> {
     compare_keys(flags)
 }
 
-/// One arrangement: its name and its generators.
+/// One arrangement: its name, its generators, and the connections of each.
 struct Case<'a> {
     name: String,
     drives: Vec<Drive<'a>>,
+    connections: usize,
 }
 
 fn compare_workers(flags: &Flags) -> io::Result<()> {
@@ -45,13 +47,18 @@ fn compare_workers(flags: &Flags) -> io::Result<()> {
     let Some(two) = start(&[0, 1], 2)? else { return Ok(()) };
     let Some(other) = start(&[1], 1)? else { return Ok(()) };
     let stream = &Stream::new(Dialect::Resp, KEYS, STREAM);
-    let drive = |server, core| Drive { server, stream, core };
+    let on_each = |server| [0, 1].map(|core| Drive { server, stream, core }).to_vec();
+    let connections = flags.get("connections", 50usize)?.max(2);
     let cases = [
-        Case { name: "one worker".to_owned(), drives: vec![drive(&one, 0)] },
-        Case { name: "two workers".to_owned(), drives: vec![drive(&two, 0), drive(&two, 1)] },
-        Case { name: "two servers".to_owned(), drives: vec![drive(&one, 0), drive(&other, 1)] },
+        Case { name: "one worker".to_owned(), drives: on_each(&one), connections },
+        Case { name: "two workers".to_owned(), drives: on_each(&two), connections },
+        Case {
+            name: "two servers".to_owned(),
+            drives: [on_each(&one), on_each(&other)].concat(),
+            connections: connections / 2,
+        },
     ];
-    println!("\nworkers, each core with one worker and one generator (target {WORKERS_TARGET:.2})");
+    println!("\nworkers, a generator on each core (target {WORKERS_TARGET:.2})");
     print(&cases, &run_rounds(flags, &cases)?);
     Ok(())
 }
@@ -65,11 +72,13 @@ fn compare_keys(flags: &Flags) -> io::Result<()> {
         let Some(server) = loaded(&setup, keys)? else { return Ok(()) };
         servers.push((keys, server, Stream::new(Dialect::Resp, keys, STREAM)));
     }
+    let connections = flags.get("connections", 50usize)?;
     let cases: Vec<_> = servers
         .iter()
         .map(|(keys, server, stream)| Case {
             name: format!("{keys} keys"),
             drives: vec![Drive { server, stream, core: 1 }],
+            connections,
         })
         .collect();
     println!("\nkeys, one worker, the generator on the other core (target {KEYS_TARGET:.2})");
@@ -87,12 +96,12 @@ fn loaded(setup: &Setup<'_>, keys: u64) -> io::Result<Option<Server>> {
 /// CPU per operation of each case, round by round.
 fn run_rounds(flags: &Flags, cases: &[Case<'_>]) -> io::Result<Vec<Vec<f64>>> {
     let rounds: usize = flags.get("rounds", 7)?;
-    let load = Load::asked(flags, 1)?;
     let mut found = vec![Vec::new(); cases.len()];
     for round in 0..rounds {
         eprintln!("round {} of {rounds}", round + 1);
         for turn in 0..cases.len() {
             let case = (round + turn) % cases.len();
+            let load = Load { connections: cases[case].connections, ..Load::asked(flags, 1)? };
             found[case].push(measure(&cases[case].drives, &load)?.cpu_per_million());
         }
     }

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     error::ClientError,
     tier::{
+        Rules,
         entry::{Entry, EntryRef, Meta, entry_size},
         memory::{Core, Memory},
         shelf::{is_live, next_random},
@@ -150,7 +151,7 @@ impl<'a> Tx<'a> {
     }
 
     /// The tier's eviction policy and its parameters.
-    pub fn rules(&self) -> &crate::tier::Rules {
+    pub fn rules(&self) -> &Rules {
         self.memory().rules()
     }
 
@@ -245,11 +246,20 @@ impl<'a> Tx<'a> {
         let (rules, touch, now) = (self.memory().rules(), self.start.job.touch, self.start.job.now);
         let found = self.look(key)?;
         if touch && let Some(entry) = found {
-            let random =
-                || next_random(key.hash ^ now.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1) >> 20;
-            rules.eviction().touch(entry, now, rules.lfu(), random);
+            keep_warm(entry, key, rules, now);
         }
         Ok(found)
+    }
+
+    /// Keeps the key's entry warm, whoever asks (CLIENT NO-TOUCH doesn't concern TOUCH); false if there
+    /// is none.
+    pub fn touch(&mut self, key: Key<'_>) -> Result<bool, Stop> {
+        let (rules, now) = (self.memory().rules(), self.start.job.now);
+        let found = self.look(key)?;
+        if let Some(entry) = found {
+            keep_warm(entry, key, rules, now);
+        }
+        Ok(found.is_some())
     }
 
     /// The key's entry, counted as a hit or a miss, but not kept warm.
@@ -516,6 +526,13 @@ impl<'a> Tx<'a> {
         let Some(pin) = flight::find(self.start.pins, db, key) else { return Ok(false) };
         Ok(!write || self.held(key.hash)?.core.has_ticket(pin.ticket()))
     }
+}
+
+/// Notes a hit on an entry.
+#[inline]
+fn keep_warm(entry: Entry<'_>, key: Key<'_>, rules: &Rules, now: u64) {
+    let random = || next_random(key.hash ^ now.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1) >> 20;
+    rules.eviction().touch(entry, now, rules.lfu(), random);
 }
 
 impl Drop for Tx<'_> {

@@ -44,6 +44,7 @@ impl Shared {
         let longest = usize::try_from(settings.proto_max_bulk_len).unwrap_or(usize::MAX);
         self.cache.set_max_string(longest);
         make_descriptors(settings.maxclients);
+        self.slowlog.trim(settings.slowlog_max_len as usize);
     }
 
     /// Whether keys past their deadline are removed without being read (DEBUG SET-ACTIVE-EXPIRE).

@@ -332,11 +332,7 @@ fn longer(old: Pause, new: Pause) -> Pause {
 }
 
 fn unpause(session: &mut Session, _: Args<'_>, reply: &mut Reply<'_>) -> Done {
-    let mut pause = session.shared.pause.lock();
-    *pause = None;
-    session.shared.set_attention(attention::PAUSE, false);
-    drop(pause);
-    session.shared.unpaused.notify_waiters();
+    session.shared.unpause();
     reply.ok();
     Ok(())
 }

@@ -244,7 +244,6 @@ fn introduce(session: &Session, reply: &mut Reply<'_>) {
     reply.map(8);
     pair(reply, "server", "redis");
     pair(reply, "version", REDIS_VERSION);
-    pair(reply, "larder_version", env!("CARGO_PKG_VERSION"));
     reply.bulk(b"proto");
     reply.integer(if session.resp == Resp::V3 { 3 } else { 2 });
     reply.bulk(b"id");
@@ -253,6 +252,8 @@ fn introduce(session: &Session, reply: &mut Reply<'_>) {
     pair(reply, "role", "master");
     reply.bulk(b"modules");
     reply.array(0);
+    // Behind Redis's own: in RESP2 some clients read these by their place.
+    pair(reply, "larder_version", env!("CARGO_PKG_VERSION"));
 }
 
 fn pair(reply: &mut Reply<'_>, name: &str, value: &str) {

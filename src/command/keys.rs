@@ -89,7 +89,7 @@ fn exists(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result<(), 
 }
 
 fn touch(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result<(), Stop> {
-    count(args, reply, |key| Ok(tx.get(key)?.is_some()))
+    count(args, reply, |key| tx.touch(key))
 }
 
 /// Replies with how many of the keys `holds` for.

@@ -88,6 +88,9 @@ const SHOWN: usize = 128;
 /// `slowlog-log-slower-than` below which every command is timed by itself, in microseconds.
 pub const TIME_EACH_BELOW: u128 = 1_000;
 
+/// Arguments of a command that is fast whatever its class.
+const FEW: usize = 16;
+
 type Keys<'a> = SmallVec<[(Key<'a>, Use); 1]>;
 
 /// How many requests ahead the table's lines are loaded, and entries half as many: about as long as
@@ -196,11 +199,11 @@ pub fn dispatch(
             return Next::Done;
         }
     };
-    if session.shared.attention.load(Relaxed) != 0 && must_wait(session, entry, args) {
+    if session.shared.attention.load(Relaxed) & attention::PAUSE != 0 && is_paused(session, entry) {
         return Next::Pause;
     }
     let mark = out.mark();
-    let next = if times_each(session, entry) {
+    let next = if times_each(session, entry, args) {
         timed(session, entry, args, out)
     } else {
         carry_out(session, entry, args, out)
@@ -212,14 +215,16 @@ pub fn dispatch(
         session.stats.rows[usize::from(entry.index)].calls.add(1);
         session.stats.commands.add(1);
         session.client.last_command.store(entry.index + 1, Relaxed);
+        show(session, entry, args);
     }
     next
 }
 
-/// Whether a command is timed by itself: slow classes always, the others if the slow log asks for it.
+/// Whether a command is timed by itself: slow classes and long argument lists always, the others if the
+/// slow log asks for it.
 #[inline]
-fn times_each(session: &Session, entry: &Entry) -> bool {
-    !entry.row.flags.has(Flags::FAST) || session.times_each
+fn times_each(session: &Session, entry: &Entry, args: Args<'_>) -> bool {
+    !entry.row.flags.has(Flags::FAST) || session.times_each || args.len() > FEW
 }
 
 fn timed(session: &mut Session, entry: &'static Entry, args: Args<'_>, out: &mut Output) -> Next {
@@ -397,6 +402,7 @@ pub async fn below(session: &mut Session, found: &'static Entry, args: Args<'_>,
     session.stats.commands.add(1);
     session.client.last_command.store(entry.index + 1, Relaxed);
     note_time(session, entry, args, started);
+    show(session, entry, args);
 }
 
 #[inline(always)]
@@ -445,21 +451,17 @@ fn job_of<'a>(
     }
 }
 
-/// What dispatch does only when somebody monitors or clients are paused: shows the command, and says
-/// whether it has to wait.
-#[cold]
-fn must_wait(session: &Session, entry: &Entry, args: Args<'_>) -> bool {
-    let bits = session.shared.attention.load(Relaxed);
-    if bits & attention::PAUSE != 0 && is_paused(session, entry) {
-        return true;
-    }
-    if bits & attention::MONITOR != 0 && !entry.row.flags.has(Flags::SKIP_MONITOR) {
+/// Shows a command to those who monitor, after it was carried out, as Redis does.
+#[inline]
+fn show(session: &Session, entry: &Entry, args: Args<'_>) {
+    let monitored = session.shared.attention.load(Relaxed) & attention::MONITOR != 0;
+    if monitored && !entry.row.flags.has(Flags::SKIP_MONITOR) {
         monitor::show(session, args);
     }
-    false
 }
 
 /// Whether CLIENT PAUSE concerns a command now; a pause that is over is forgotten.
+#[cold]
 fn is_paused(session: &Session, entry: &Entry) -> bool {
     let mut pause = session.shared.pause.lock();
     let now = session.shared.cache.clock().now();

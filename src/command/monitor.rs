@@ -1,16 +1,17 @@
 //! MONITOR: a client sees every command as it is carried out.
 //!
 //! Dispatch calls [`show`] for each command while [`attention::MONITOR`] is set. The line is made once
-//! and handed to every monitor through a bounded channel; a monitor that falls behind by more than the
-//! channel holds is dropped and closed, so it can slow or fill nobody else. See
-//! <https://redis.io/docs/latest/commands/monitor/>.
+//! and appended to every monitor's lines, which its connection's worker takes from there; a monitor that
+//! falls behind by more than [`BEHIND_MAX`] bytes is dropped and closed, so it can slow or fill nobody
+//! else. See <https://redis.io/docs/latest/commands/monitor/>.
 
 use std::{
     fmt::Write,
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
-use tokio::sync::mpsc;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use super::{
     Args, Session,
@@ -21,12 +22,61 @@ use super::{
 };
 use crate::{cache::tx::Stop, clock, protocol::Reply};
 
-/// Lines that wait for a monitor at most.
-const LINES: usize = 512;
+/// Bytes of lines that wait for a monitor at most.
+const BEHIND_MAX: usize = 16 << 20;
 /// Bytes of one argument that are shown; Redis has no such bound.
 const ARGUMENT_MAX: usize = 16 << 10;
 /// Bytes of a line after which no further argument is shown.
 const LINE_MAX: usize = 32 << 10;
+
+/// A client in MONITOR mode: its number, and where its lines go.
+pub struct Watcher {
+    id: u64,
+    lines: Arc<Waiting>,
+}
+
+/// Where a monitor's lines come from.
+pub struct Lines(Arc<Waiting>);
+
+#[derive(Default)]
+struct Waiting {
+    /// `None`: there will be no more.
+    text: Mutex<Option<Vec<u8>>>,
+    changed: Notify,
+}
+
+impl Lines {
+    /// The lines that came since the last call, or the next ones; `None` when there will be no more.
+    pub async fn next(&mut self) -> Option<Vec<u8>> {
+        loop {
+            match &mut *self.0.text.lock() {
+                Some(text) if text.is_empty() => {}
+                Some(text) => return Some(std::mem::take(text)),
+                None => return None,
+            }
+            self.0.changed.notified().await;
+        }
+    }
+}
+
+impl Watcher {
+    /// Appends a line; `false` if too many wait already.
+    fn show(&self, line: &[u8]) -> bool {
+        let mut text = self.lines.text.lock();
+        let room = text.as_mut().filter(|text| text.len() + line.len() <= BEHIND_MAX);
+        let Some(text) = room else { return false };
+        text.extend_from_slice(line);
+        self.lines.changed.notify_one();
+        true
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        *self.lines.text.lock() = None;
+        self.lines.changed.notify_one();
+    }
+}
 
 /// The row of MONITOR.
 pub(super) const ROW: Row = Row {
@@ -47,10 +97,10 @@ fn monitor(session: &mut Session, _: Args<'_>, reply: &mut Reply<'_>) -> Result<
     if session.client.monitor.swap(true, Relaxed) {
         return Ok(());
     }
-    let (sender, receiver) = mpsc::channel(LINES);
-    session.monitor = Some(receiver);
+    let lines = Arc::new(Waiting { text: Mutex::new(Some(Vec::new())), ..Waiting::default() });
+    session.monitor = Some(Lines(lines.clone()));
     let mut monitors = session.shared.monitors.lock();
-    monitors.push((session.client.id, sender));
+    monitors.push(Watcher { id: session.client.id, lines });
     session.shared.set_attention(attention::MONITOR, true);
     drop(monitors);
     session.after = After::Monitor;
@@ -68,7 +118,7 @@ pub(super) fn leave(session: &mut Session) {
 /// Takes a client that has gone off the list of monitors.
 pub fn forget(shared: &Shared, id: u64) {
     let mut monitors = shared.monitors.lock();
-    monitors.retain(|(monitor, _)| *monitor != id);
+    monitors.retain(|monitor| monitor.id != id);
     if monitors.is_empty() {
         shared.set_attention(attention::MONITOR, false);
     }
@@ -83,7 +133,7 @@ pub fn show(session: &Session, args: Args<'_>) {
         return;
     }
     let line = line(clock::micros(), session.db, &session.client, args);
-    for id in send(&session.shared, line.into_bytes().into()) {
+    for id in send(&session.shared, line.as_bytes()) {
         if let Some(client) = session.shared.clients.get(&id).map(|client| client.clone()) {
             client.kill();
         }
@@ -91,15 +141,15 @@ pub fn show(session: &Session, args: Args<'_>) {
 }
 
 /// Hands a line to all monitors; returns those that have no room for it and were dropped.
-fn send(shared: &Shared, line: Arc<[u8]>) -> Vec<u64> {
+fn send(shared: &Shared, line: &[u8]) -> Vec<u64> {
     let mut slow = Vec::new();
     let mut monitors = shared.monitors.lock();
-    monitors.retain(|(id, sender)| {
-        let sent = sender.try_send(line.clone()).is_ok();
-        if !sent {
-            slow.push(*id);
+    monitors.retain(|monitor| {
+        let shown = monitor.show(line);
+        if !shown {
+            slow.push(monitor.id);
         }
-        sent
+        shown
     });
     if monitors.is_empty() {
         shared.set_attention(attention::MONITOR, false);

@@ -5,11 +5,12 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed},
 };
 
-use parking_lot::Mutex;
-use tokio::sync::mpsc;
-
-use super::shared::{Shared, WorkerStats};
+use super::{
+    monitor,
+    shared::{Shared, WorkerStats},
+};
 use crate::{cache::Cache, config::Settings, protocol::Resp};
+use parking_lot::Mutex;
 
 /// What CLIENT REPLY asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -66,7 +67,7 @@ pub struct Session {
     /// What the connection has to do after the command.
     pub after: After,
     /// Where the commands of all others arrive, from MONITOR on.
-    pub monitor: Option<mpsc::Receiver<Arc<[u8]>>>,
+    pub monitor: Option<monitor::Lines>,
 }
 
 impl Session {

@@ -12,7 +12,7 @@ use dashmap::DashMap;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 
-use super::{session::Client, slowlog::Slowlog, table};
+use super::{monitor, session::Client, slowlog::Slowlog, table};
 use crate::{
     cache::{
         Cache,
@@ -97,9 +97,6 @@ pub struct Pause {
     pub only_writes: bool,
 }
 
-/// A client in MONITOR mode, by number, and where it takes the lines from.
-pub type Watcher = (u64, mpsc::Sender<Arc<[u8]>>);
-
 /// How SHUTDOWN was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct ShutdownRequest {
@@ -126,7 +123,7 @@ pub struct Shared {
     /// Wakes those who wait for a pause to end.
     pub unpaused: Notify,
     /// Those who watch all commands.
-    pub monitors: Mutex<Vec<Watcher>>,
+    pub monitors: Mutex<Vec<monitor::Watcher>>,
     /// The slow log.
     pub slowlog: Slowlog,
     /// LATENCY's events.
@@ -165,6 +162,15 @@ impl Shared {
     pub fn count_error(&self, code: &str) {
         // Codes are few; a client can't make new ones.
         *self.errors.entry(code.to_owned()).or_insert(0) += 1;
+    }
+
+    /// Ends a pause of the clients.
+    pub fn unpause(&self) {
+        let mut pause = self.pause.lock();
+        *pause = None;
+        self.set_attention(attention::PAUSE, false);
+        drop(pause);
+        self.unpaused.notify_waiters();
     }
 
     /// Sets or clears a bit of `attention`.

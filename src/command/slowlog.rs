@@ -65,6 +65,11 @@ impl Slowlog {
         log.entries.truncate(max);
     }
 
+    /// Lets go of the oldest entries above `max`.
+    pub fn trim(&self, max: usize) {
+        self.0.lock().entries.truncate(max);
+    }
+
     /// How many entries there are.
     pub fn len(&self) -> usize {
         self.0.lock().entries.len()

@@ -228,7 +228,7 @@ impl Kind {
             Self::Text | Self::Secret => "a text".to_owned(),
             Self::Path => "a path".to_owned(),
             Self::Addresses => format!("at most {MAX_WORDS} addresses, such as \"127.0.0.1\""),
-            Self::Limits => "limits such as \"normal 64mb 0 0 pubsub 32mb 8mb 60\"".to_owned(),
+            Self::Limits => "limits such as \"normal 64mb 0 0\"".to_owned(),
         }
     }
 
@@ -471,7 +471,7 @@ mod tests {
                 (SLOWLOG, count.to_string()),
                 (Kind::Bytes(0, u64::MAX), bytes.to_string()),
                 (Kind::Octal, format!("{bits:o}")),
-                (Kind::Limits, format!("normal {bytes} {count} 1 pubsub {count} {bytes} 2")),
+                (Kind::Limits, format!("normal {bytes} {count} 1")),
             ] {
                 let value = kind.parse(&text).expect("a value");
                 prop_assert_eq!(kind.redis_text(&value), text);

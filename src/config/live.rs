@@ -230,7 +230,7 @@ mod tests {
             both,
             [("lfu-log-factor".into(), "10".into()), ("lfu-decay-time".into(), "1".into())]
         );
-        let limits = "normal 67108864 0 0 pubsub 33554432 8388608 60";
+        let limits = "normal 67108864 0 0";
         assert_eq!(get(&live, "client-out*"), [pair("client-output-buffer-limit", limits)]);
         assert_eq!(get(&live, "bind"), [pair("bind", "127.0.0.1 -::1")]);
         assert_eq!(get(&live, "*").len(), SETTINGS.iter().flat_map(Setting::names).count());

@@ -173,7 +173,7 @@ store = \"main\"
             maxmemory_policy: crate::config::MaxmemoryPolicy::Noeviction,
             ..Settings::default()
         };
-        settings.client_output_buffer_limit.pubsub.hard = 1_500;
+        settings.client_output_buffer_limit.normal.hard = 1_500;
         for text in ["", "# only a comment", "[store.a]\nkind = 'memory'\n", FILE] {
             let text = edit(text, &settings).expect("edited");
             assert_eq!(parsed(&text), settings, "{text}");

@@ -135,16 +135,11 @@ settings! {
         /// Bytes of unfinished requests at which a client is disconnected.
         client_query_buffer_limit: u64 = 1024 * MIB,
             "client-query-buffer-limit", Kind::Bytes(MIB, SIZE_MAX), Live;
-        /// When a client that doesn't read its replies is cut off. For each class, `normal` and
-        /// `pubsub`: a hard limit, a soft limit, and the seconds that the soft one may be exceeded;
-        /// 0 is no limit. A class left out keeps its limits.
+        /// When a client that doesn't read its replies is cut off: behind the class `normal`, a hard
+        /// limit, a soft limit, and the seconds that the soft one may be exceeded; 0 is no limit. One
+        /// reply may be larger, if no other waits before it.
         client_output_buffer_limit: OutputLimits = OutputLimits {
             normal: OutputLimit { hard: 64 * MIB, soft: 0, soft_time: Duration::ZERO },
-            pubsub: OutputLimit {
-                hard: 32 * MIB,
-                soft: 8 * MIB,
-                soft_time: Duration::from_secs(60),
-            },
         }, "client-output-buffer-limit", Kind::Limits, Live;
     }
 
@@ -178,7 +173,7 @@ settings! {
         /// How much the log says.
         loglevel: LogLevel = LogLevel::Notice,
             "loglevel", Kind::Choice(LogLevel::NAMES), Live;
-        /// File of the log; standard output if empty.
+        /// File of the log; standard error if empty.
         logfile: Option<PathBuf> = None, "logfile", Kind::Path, Restart;
         /// Commands that take longer are kept for SLOWLOG; 0 keeps all.
         slowlog_log_slower_than: Option<Duration> = Some(Duration::from_millis(10)),
@@ -348,7 +343,7 @@ mod tests {
             Kind::Choice(names) => names.last().expect("a name"),
             Kind::Text | Kind::Path | Kind::Secret => "some text",
             Kind::Addresses => "10.0.0.1 -::",
-            Kind::Limits => "normal 1 2 3 pubsub 4 5 6",
+            Kind::Limits => "normal 1 2 3",
         }
     }
 
@@ -380,13 +375,14 @@ mod tests {
     }
 
     #[test]
-    fn a_class_left_out_keeps_its_limit() {
+    fn limits_by_class() {
         let mut settings = Settings::default();
-        let before = settings.client_output_buffer_limit.pubsub;
         let setting = Setting::named("client-output-buffer-limit").expect("a setting");
         setting.parse_into(&mut settings, "NORMAL 1mb 2kb 3").expect("limits");
-        assert_eq!(settings.client_output_buffer_limit.normal.hard, 1 << 20);
-        assert_eq!(settings.client_output_buffer_limit.pubsub, before);
+        let limit = OutputLimit { hard: 1 << 20, soft: 2 << 10, soft_time: Duration::from_secs(3) };
+        assert_eq!(settings.client_output_buffer_limit.normal, limit);
+        // There is nothing yet that a client of this class could do.
+        assert!(setting.parse_into(&mut settings, "pubsub 1mb 2kb 3").is_err());
     }
 
     #[test]

@@ -247,15 +247,13 @@ pub struct OutputLimit {
 pub struct OutputLimits {
     /// Clients that ask and are answered.
     pub normal: OutputLimit,
-    /// Clients that are subscribed to a channel or a pattern.
-    pub pubsub: OutputLimit,
 }
 
 impl OutputLimits {
     /// The classes by name.
-    const CLASSES: [&str; 2] = ["normal", "pubsub"];
+    const CLASSES: [&str; 1] = ["normal"];
 
-    /// Reads Redis's form, `normal 64mb 0 0 pubsub 32mb 8mb 60`; a class left out keeps its limit.
+    /// Reads Redis's form, `normal 64mb 0 0`; a class left out keeps its limit.
     pub(super) fn parse(text: &str) -> Result<Vec<(&'static str, OutputLimit)>, &'static str> {
         let words: Vec<&str> = text.split_ascii_whitespace().collect();
         let groups = words.chunks_exact(4);
@@ -291,7 +289,7 @@ impl OutputLimit {
 
 impl Field for OutputLimits {
     fn value(&self) -> Value {
-        Value::Limits(vec![("normal", self.normal), ("pubsub", self.pubsub)])
+        Value::Limits(vec![("normal", self.normal)])
     }
 
     fn put(&mut self, value: Value) {
@@ -299,11 +297,8 @@ impl Field for OutputLimits {
             debug_assert!(false, "OutputLimits can't hold {value:?}");
             return;
         };
-        for (class, limit) in limits {
-            match class {
-                "pubsub" => self.pubsub = limit,
-                _ => self.normal = limit,
-            }
+        for (_, limit) in limits {
+            self.normal = limit;
         }
     }
 }

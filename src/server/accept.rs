@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::{
     io::AsyncWriteExt,
@@ -70,9 +71,15 @@ pub(super) async fn listen(
                 let task = tokio::spawn(accept_tcp(listener, shared.clone(), posts.clone()));
                 listening.tasks.push(task);
             }
-            Err(why) if bind.optional => tracing::debug!("{} is left out: {why}", bind.host),
+            Err(why) if bind.optional && is_absent(&why) => {
+                tracing::debug!("{} is left out: {why}", bind.host);
+            }
             Err(why) => return Err(Error::Bind(format!("{}:{port}", bind.host), why)),
         }
+    }
+    if listening.addresses.is_empty() && settings.unixsocket.is_none() {
+        let why = io::Error::new(io::ErrorKind::AddrNotAvailable, "this machine has none of them");
+        return Err(Error::Bind("the addresses of `bind`".into(), why));
     }
     if !listening.addresses.is_empty() {
         shared.port.store(u32::from(port), Relaxed);
@@ -87,6 +94,13 @@ pub(super) async fn listen(
         listening.unixsocket = Some(path.clone());
     }
     Ok(listening)
+}
+
+/// Whether an address can't be listened on because the machine doesn't have it, or its protocol.
+fn is_absent(why: &io::Error) -> bool {
+    let absent = [Errno::ADDRNOTAVAIL, Errno::AFNOSUPPORT, Errno::PROTONOSUPPORT];
+    let code = Errno::from_io_error(why);
+    code.is_some_and(|code| absent.contains(&code))
 }
 
 fn bind_tcp(host: &str, port: u16, backlog: u32) -> io::Result<TcpListener> {
@@ -171,9 +185,11 @@ async fn welcome_tcp(mut stream: TcpStream, peer: SocketAddr, shared: &Arc<Share
     if !settings.tcp_keepalive.is_zero() {
         let keepalive = TcpKeepalive::new()
             .with_time(settings.tcp_keepalive)
-            .with_interval(settings.tcp_keepalive / 3)
+            .with_interval((settings.tcp_keepalive / 3).max(Duration::from_secs(1)))
             .with_retries(3);
-        let _ = SockRef::from(&stream).set_tcp_keepalive(&keepalive);
+        if let Err(why) = SockRef::from(&stream).set_tcp_keepalive(&keepalive) {
+            tracing::warn!("client {peer}: no keepalive: {why}");
+        }
     }
     let laddr = stream.local_addr().map_or_else(|_| String::new(), |address| address.to_string());
     let client = client(shared, peer.to_string(), laddr, false, stream.as_raw_fd());

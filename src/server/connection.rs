@@ -7,7 +7,7 @@
 
 use std::{io, mem, ops::Range, rc::Rc, sync::atomic::Ordering::Relaxed, time::Duration};
 
-use super::outbox::Channel;
+use super::{charge::Charge, outbox::Channel};
 use crate::{
     command::{self, Args, Found, Next, OwnedArgs, Session, session::After, table::Entry},
     error::ProtocolError,
@@ -52,6 +52,7 @@ pub(super) struct Connection {
     scanner: Scanner,
     /// The bytes of requests that are not complete or not yet carried out.
     tail: Vec<u8>,
+    charge: Charge,
     /// Whether the tail may hold complete requests.
     left_over: bool,
     /// How much the tail needs to grow before it is worth scanning again.
@@ -62,6 +63,7 @@ pub(super) struct Connection {
 impl Connection {
     /// A connection that has just been accepted.
     pub(super) fn new(mut session: Session, channel: Rc<Channel>) -> Self {
+        let charge = Charge::new(session.cache().clone());
         let settings_version = session.shared.live.version();
         session.refresh_settings();
         Self {
@@ -69,6 +71,7 @@ impl Connection {
             channel,
             scanner: Scanner::default(),
             tail: Vec::new(),
+            charge,
             left_over: false,
             need: 0,
             settings_version,
@@ -80,6 +83,8 @@ impl Connection {
         if self.channel.is_pending() {
             return (Arrived::InRoom(0), Step::Blocked);
         }
+        // While its requests run, a worker has one such buffer: what they make of it is accounted for.
+        self.charge.set(0);
         if mem::take(&mut self.left_over) {
             self.begin(0, now);
             return (Arrived::Own(mem::take(&mut self.tail)), Step::Again);
@@ -101,11 +106,14 @@ impl Connection {
                 let own = mem::take(&mut self.tail);
                 return (if in_room { Arrived::InRoom(count) } else { Arrived::Own(own) }, step);
             }
-            Err(why) => match why.kind() {
-                io::ErrorKind::WouldBlock => Step::Rest,
-                io::ErrorKind::Interrupted => Step::Again,
-                _ => Step::Drop,
-            },
+            Err(why) => {
+                self.charge.set(self.tail.capacity());
+                match why.kind() {
+                    io::ErrorKind::WouldBlock => Step::Rest,
+                    io::ErrorKind::Interrupted => Step::Again,
+                    _ => Step::Drop,
+                }
+            }
         };
         (Arrived::InRoom(0), step)
     }
@@ -172,6 +180,7 @@ impl Connection {
         found: &[Found],
         out: &mut Output,
     ) -> Option<(Step, usize)> {
+        // Not the last reply: one may be larger than the limit.
         let limit = self.session.settings.client_output_buffer_limit.normal.hard as usize;
         let limit = out.len() + if limit == 0 { usize::MAX / 2 } else { limit };
         let mark = out.mark();
@@ -181,13 +190,14 @@ impl Connection {
             let (request, entry) = (&batch.requests[at], found[at].entry);
             let args = Args::new(buf, batch.args(request));
             let end = request.end as usize;
+            let before = out.len();
             match command::dispatch(&mut self.session, entry, args, out) {
                 Next::Done => {}
                 Next::Pause => return Some((Step::Pause, start)),
                 Next::Below => return Some((Step::Below(args.to_owned(), entry?), end)),
             }
             start = end;
-            if out.len() > limit {
+            if before > limit {
                 self.over_limit();
                 out.truncate(mark);
                 return Some((Step::Drop, buf.len()));
@@ -214,6 +224,7 @@ impl Connection {
     pub(super) fn keep(&mut self, rest: Vec<u8>) {
         self.left_over &= !rest.is_empty();
         self.session.client.query_bytes.store(rest.len() as u64, Relaxed);
+        self.charge.set(rest.capacity());
         self.tail = rest;
     }
 

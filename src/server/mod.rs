@@ -7,6 +7,7 @@
 
 mod accept;
 mod alarm;
+mod charge;
 mod connection;
 mod machine;
 mod outbox;
@@ -16,7 +17,7 @@ mod worker;
 
 use std::{
     collections::HashMap,
-    fs,
+    fs, io,
     path::Path,
     sync::{
         Arc,
@@ -30,7 +31,7 @@ use dashmap::DashMap;
 use parking_lot::Mutex;
 use tokio::{
     runtime::Runtime,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::{Notify, mpsc},
 };
 
@@ -57,6 +58,7 @@ pub struct Server {
     workers: Vec<Worker>,
     background: Runtime,
     shutdown: mpsc::UnboundedReceiver<ShutdownRequest>,
+    signals: Signals,
     listening: accept::Listening,
     /// Keeps a second server out of the data directory.
     _lock: fs::File,
@@ -84,9 +86,10 @@ impl Server {
             })
             .collect::<Result<Vec<_>, _>>()?;
         let posts = workers.iter().map(|worker| worker.post.clone()).collect();
+        let signals = background.block_on(async { Signals::new() })?;
         let listening = background.block_on(accept::listen(&shared, settings, posts))?;
         background.spawn(tick(shared.clone()));
-        Ok(Self { shared, workers, background, shutdown, listening, _lock: lock })
+        Ok(Self { shared, workers, background, shutdown, signals, listening, _lock: lock })
     }
 
     /// The TCP port that is listened on; 0 if there is none.
@@ -126,19 +129,20 @@ impl Server {
 
     /// Serves until a signal or SHUTDOWN, then drains.
     pub fn run(mut self) -> Result<(), Error> {
-        let request = self.background.block_on(wait_for_end(&mut self.shutdown))?;
+        let end = wait_for_end(&mut self.shutdown, &mut self.signals);
+        let request = self.background.block_on(end);
         let started = Instant::now();
         let limit =
             if request.now { Duration::ZERO } else { self.shared.live.get().shutdown_timeout };
         self.shared.draining.store(true, Relaxed);
+        self.shared.unpause();
         self.listening.stop();
         tracing::info!("shutting down, {} clients", self.shared.clients.len());
         // A second signal ends at once.
-        self.background.spawn(async {
-            if let Ok(signal) = next_signal().await {
-                tracing::warn!("{signal} again: ending at once");
-                std::process::exit(1);
-            }
+        let mut signals = self.signals;
+        self.background.spawn(async move {
+            tracing::warn!("{} again: ending at once", signals.next().await);
+            std::process::exit(1);
         });
         for worker in &self.workers {
             worker.post.send(Message::Drain(limit));
@@ -163,23 +167,35 @@ fn mode_name(namespace: &Namespace) -> &'static str {
 /// Waits for a signal or SHUTDOWN.
 async fn wait_for_end(
     shutdown: &mut mpsc::UnboundedReceiver<ShutdownRequest>,
-) -> Result<ShutdownRequest, Error> {
+    signals: &mut Signals,
+) -> ShutdownRequest {
     tokio::select! {
-        signal = next_signal() => {
-            tracing::info!("received {}", signal?);
-            Ok(ShutdownRequest::default())
+        signal = signals.next() => {
+            tracing::info!("received {signal}");
+            ShutdownRequest::default()
         }
-        request = shutdown.recv() => Ok(request.unwrap_or_default()),
+        request = shutdown.recv() => request.unwrap_or_default(),
     }
 }
 
-async fn next_signal() -> Result<&'static str, Error> {
-    let (mut terminate, mut interrupt) =
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-    })
+/// The signals that ask the server to end, caught from before it says that it is ready.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        let (terminate, interrupt) = (SignalKind::terminate(), SignalKind::interrupt());
+        Ok(Self { terminate: signal(terminate)?, interrupt: signal(interrupt)? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
 }
 
 /// What happens once a second.

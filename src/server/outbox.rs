@@ -14,9 +14,10 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::stream::Stream;
+use super::{charge::Charge, stream::Stream};
 use crate::{
     command::{session::Client, shared::WorkerStats},
+    config::OutputLimit,
     protocol::Output,
 };
 
@@ -32,22 +33,32 @@ pub(super) struct Channel {
     pub(super) stream: Stream,
     client: Arc<Client>,
     stats: Arc<WorkerStats>,
+    charge: Charge,
     pending: RefCell<Output>,
     /// Bytes of `pending` that were sent since.
     sent: Cell<usize>,
+    /// Since when more waits than the soft limit allows, unix milliseconds; 0: it doesn't.
+    soft_since: Cell<u64>,
     drained: Notify,
     broken: Cell<bool>,
 }
 
 impl Channel {
     /// A channel with nothing to send.
-    pub(super) fn new(stream: Stream, client: Arc<Client>, stats: Arc<WorkerStats>) -> Rc<Self> {
+    pub(super) fn new(
+        stream: Stream,
+        client: Arc<Client>,
+        stats: Arc<WorkerStats>,
+        charge: Charge,
+    ) -> Rc<Self> {
         Rc::new(Self {
             stream,
             client,
             stats,
+            charge,
             pending: RefCell::default(),
             sent: Cell::new(0),
+            soft_since: Cell::new(0),
             drained: Notify::new(),
             broken: Cell::new(false),
         })
@@ -132,20 +143,35 @@ impl Channel {
         let mut pending = self.pending.borrow_mut();
         let end = pending.len();
         let sent = self.write(&pending, self.sent.get(), end);
-        if sent < end && !self.broken.get() {
-            return self.sent.set(sent);
+        let all = sent == end || self.broken.get();
+        self.sent.set(if all { 0 } else { sent });
+        if all {
+            *pending = Output::default();
         }
-        *pending = Output::default();
         drop(pending);
-        self.sent.set(0);
         self.note_pending();
-        self.drained.notify_waiters();
+        if all {
+            self.drained.notify_waiters();
+        }
     }
 
     fn note_pending(&self) {
-        let pending = self.pending.borrow().len();
-        self.client.output_bytes.store(pending as u64, Relaxed);
-        self.client.busy.store(pending != 0, Relaxed);
+        let pending = self.pending.borrow();
+        self.charge.set(pending.heap_bytes());
+        self.client.output_bytes.store((pending.len() - self.sent.get()) as u64, Relaxed);
+    }
+
+    /// Whether more waits than a limit allows, or has for longer than the soft one does.
+    pub(super) fn is_over(&self, limit: &OutputLimit, now: u64) -> bool {
+        let waits = self.client.output_bytes.load(Relaxed);
+        if limit.soft == 0 || waits <= limit.soft {
+            self.soft_since.set(0);
+            return false;
+        }
+        if self.soft_since.get() == 0 {
+            self.soft_since.set(now);
+        }
+        now.saturating_sub(self.soft_since.get()) > limit.soft_time.as_millis() as u64
     }
 
     /// Gives up what the socket has not taken: the connection is over.

@@ -17,7 +17,7 @@ use super::{
     outbox::Outbox,
 };
 use crate::{
-    command::{self, Found},
+    command::{self, Found, session::Replies},
     error::ProtocolError,
     protocol::{Batch, Reply},
 };
@@ -159,7 +159,9 @@ impl Part {
                 (self.step, self.consumed) = (Step::Drop, buf.len());
             }
         }
-        if let Some(error) = &self.error {
+        if let Some(error) = &self.error
+            && connection.session.replies == Replies::On
+        {
             Reply::new(out, connection.session.resp).protocol_error(error);
         }
         // A long tail of which nothing is complete yet is moved: copying it at each read would take

@@ -35,6 +35,7 @@ use tokio::{
 
 use super::{
     alarm::Alarm,
+    charge::Charge,
     connection::{Connection, Step},
     outbox::Channel,
     stream::Stream,
@@ -56,12 +57,10 @@ const TIDY_EVERY: Duration = Duration::from_millis(100);
 const TIDY_AT_ONCE: usize = 32;
 /// How long one wake may spend on them before others have their turn.
 const TIDY_BUDGET: Duration = Duration::from_millis(2);
-/// How often idle clients are looked for.
-const IDLE_EVERY: Duration = Duration::from_secs(1);
+/// How often idle clients, and those that don't read, are looked for.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// Events that one look at the poll takes at most.
 const EVENTS: usize = 256;
-/// Lines that a monitor is sent at once.
-const LINES: usize = 64;
 /// The alarm's token; connections have those of their seats.
 const ALARM: Token = Token(usize::MAX);
 
@@ -168,7 +167,7 @@ impl Local {
         let mut tasks = LocalSet::new();
         let _tasks = tasks.enter();
         spawn_local(self.clone().tidy_for_ever());
-        spawn_local(self.clone().close_idle_for_ever());
+        spawn_local(self.clone().watch_for_ever());
         let alarm = self.post.alarm.clone();
         let waker = Waker::from(alarm.clone());
         let mut context = Context::from_waker(&waker);
@@ -246,7 +245,8 @@ impl Local {
             return self.forget(&client);
         }
         self.stats.connections.add(1);
-        let channel = Channel::new(stream, client.clone(), self.stats.clone());
+        let charge = Charge::new(self.shared.cache.clone());
+        let channel = Channel::new(stream, client.clone(), self.stats.clone(), charge);
         let session = Session::new(self.shared.clone(), client.clone(), self.stats.clone());
         let connection = Box::new(Connection::new(session, channel.clone()));
         seat.insert(Seat {
@@ -274,6 +274,8 @@ impl Local {
         let Some(seat) = seats.get_mut(key) else { return };
         if event.is_writable() && seat.channel.is_pending() {
             seat.channel.send_pending();
+            let now = self.shared.cache.clock().now();
+            seat.client.last_active.store(now, Relaxed);
         }
         seat.ended |= event.is_read_closed() || event.is_error();
         if event.is_readable() || seat.ended {
@@ -323,7 +325,8 @@ impl Local {
     fn go_on(self: &Rc<Self>, part: Part) {
         let Part { key, mut connection, step, .. } = part;
         if let Some(lines) = connection.session.monitor.take() {
-            spawn_local(show_lines(connection.channel.clone(), lines));
+            let client = connection.session.client.clone();
+            spawn_local(show_lines(connection.channel.clone(), client, lines));
         }
         match step {
             Step::Rest => self.take_seat(key, connection, false),
@@ -332,8 +335,11 @@ impl Local {
             Step::Close if !connection.channel.is_pending() => self.close(key),
             step => {
                 let local = self.clone();
+                let paused = matches!(step, Step::Pause);
                 let task = spawn_local(async move {
-                    if connection.wait(step).await {
+                    let goes_on = connection.wait(step).await;
+                    // Who left during a pause has changed their mind, as in Redis.
+                    if goes_on && !(paused && local.has_ended(key)) {
                         // The poll may have told of it meanwhile.
                         local.take_seat(key, connection, true);
                     } else {
@@ -356,6 +362,10 @@ impl Local {
         if is_ready || seat.ended {
             self.make_ready(key, seat);
         }
+    }
+
+    fn has_ended(&self, key: usize) -> bool {
+        self.seats.borrow().get(key).is_none_or(|seat| seat.ended)
     }
 
     /// Ends a connection, whatever it is doing.
@@ -412,28 +422,37 @@ impl Local {
                 tokio::task::yield_now().await;
             }
         }
+        while memory.trim(TIDY_AT_ONCE, cache.clock().now()) {
+            tokio::task::yield_now().await;
+        }
     }
 
-    async fn close_idle_for_ever(self: Rc<Self>) {
-        let mut tick = tokio::time::interval(IDLE_EVERY);
+    async fn watch_for_ever(self: Rc<Self>) {
+        let mut tick = tokio::time::interval(WATCH_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            self.close_idle();
+            self.watch();
         }
     }
 
-    /// Closes the clients that have been idle for longer than `timeout`.
-    fn close_idle(&self) {
-        let timeout = self.shared.live.get().timeout.as_millis() as u64;
-        if timeout == 0 {
-            return;
-        }
+    /// Closes the clients that have been idle for longer than `timeout`, or leave more of their replies
+    /// unread than they may.
+    fn watch(&self) {
+        let settings = self.shared.live.get().clone();
+        let timeout = settings.timeout.as_millis() as u64;
+        let limit = &settings.client_output_buffer_limit.normal;
         let now = self.shared.cache.clock().now();
         for (_, seat) in self.seats.borrow().iter() {
             let client = &seat.client;
             let idle = now.saturating_sub(client.last_active.load(Relaxed));
-            if idle > timeout && !client.busy.load(Relaxed) && !client.monitor.load(Relaxed) {
+            let waits = client.busy.load(Relaxed) || client.monitor.load(Relaxed);
+            if timeout != 0 && idle > timeout && !waits {
+                client.kill();
+            } else if seat.channel.is_over(limit, now) {
+                let addr = &client.addr;
+                tracing::warn!("client {addr}: its replies are over client-output-buffer-limit");
+                self.stats.output_limit_closed.add(1);
                 client.kill();
             }
         }
@@ -444,11 +463,12 @@ impl Local {
 struct Ended;
 
 /// Sends a monitor the lines that it is shown, until it goes or leaves.
-async fn show_lines(channel: Rc<Channel>, mut lines: tokio::sync::mpsc::Receiver<Arc<[u8]>>) {
-    let mut some = Vec::with_capacity(LINES);
-    while lines.recv_many(&mut some, LINES).await != 0 {
+async fn show_lines(channel: Rc<Channel>, client: Arc<Client>, mut lines: monitor::Lines) {
+    while let Some(text) = lines.next().await
+        && client.monitor.load(Relaxed)
+    {
         let mut out = Output::default();
-        some.drain(..).for_each(|line| out.extend(&line));
+        out.extend(&text);
         channel.send(out);
         channel.drained().await;
     }

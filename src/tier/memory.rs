@@ -235,6 +235,42 @@ impl Memory {
         }
     }
 
+    /// Accounts for memory outside the tier that its capacity has to cover: it was `old` bytes and is
+    /// `new`. Entries make room for it. (Where entries are counted, nothing else is.)
+    pub fn account(&self, old: usize, new: usize, now: u64) {
+        if self.rules.weight == Weight::Bytes {
+            if new > old {
+                // Without victims more is used than the capacity, and writes wait for better times.
+                let _ = self.make_room(new - old, self.next_stripe(), now, &[]);
+            }
+            self.used.fetch_add(new.wrapping_sub(old), Relaxed);
+        }
+    }
+
+    /// The stripe that gives next.
+    fn next_stripe(&self) -> usize {
+        self.hand.fetch_add(1, Relaxed) % self.stripes.len()
+    }
+
+    /// Evicts a bounded number of entries if more is used than the capacity, which was lowered; says
+    /// whether that is still so.
+    pub fn trim(&self, most: usize, now: u64) -> bool {
+        let above = self.used().saturating_sub(self.rules.limit());
+        if above == 0 || self.rules.eviction() == Eviction::Noeviction {
+            return false;
+        }
+        let count = self.stripes.len();
+        let (mut hand, mut barren) = (self.next_stripe(), 0);
+        for _ in 0..most {
+            barren = if self.evict_from(hand, false, now, &[]) { 0 } else { barren + 1 };
+            hand = (hand + 1) % count;
+            if self.used() <= self.rules.limit() || barren > count {
+                return false;
+            }
+        }
+        true
+    }
+
     /// What is used of the capacity.
     pub fn used(&self) -> usize {
         self.used.load(Relaxed)
@@ -283,6 +319,8 @@ impl Memory {
             return Err(Full);
         }
         let mut victim = stripe;
+        // From here on by itself: whoever else evicts must not make it pass a stripe over.
+        let mut hand = self.next_stripe();
         let mut barren = 0;
         while self.used() + need > self.rules.limit() {
             if self.evict_from(victim, barren < self.stripes.len(), now, spare) {
@@ -293,7 +331,8 @@ impl Memory {
             if barren > 2 * self.stripes.len() {
                 return Err(Full);
             }
-            victim = self.hand.fetch_add(1, Relaxed) % self.stripes.len();
+            victim = hand;
+            hand = (hand + 1) % self.stripes.len();
         }
         Ok(())
     }
