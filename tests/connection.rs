@@ -339,6 +339,40 @@ fn reads_that_do_not_touch() {
 }
 
 #[test]
+fn touch_touches_whatever_the_mode() {
+    let server = Server::start(&["--maxmemory-policy", "allkeys-lfu"]);
+    let mut client = server.raw();
+    client.ask_line("SET k v");
+    client.ask_line("CLIENT NO-TOUCH ON");
+    (0..1000).for_each(|_| assert_eq!(client.ask_line("TOUCH k"), ":1\r\n"));
+    assert_ne!(client.ask_line("OBJECT FREQ k"), ":5\r\n");
+}
+
+#[test]
+fn hello_has_redis_fields_in_redis_order() {
+    let server = Server::start(&[]);
+    let reply = text(server.raw().ask_line("HELLO 2").into());
+    let known = ["server", "version", "proto", "id", "mode", "role", "modules", "larder_version"];
+    let names: Vec<&str> = reply.split("\r\n").filter(|word| known.contains(word)).collect();
+    assert_eq!(names, known);
+}
+
+#[test]
+fn who_leaves_during_a_pause_writes_nothing() {
+    let server = Server::start(&["--workers", "1"]);
+    let (mut admin, mut client) = (server.raw(), server.raw());
+    assert_eq!(admin.ask_line("CLIENT PAUSE 60000"), "+OK\r\n");
+    client.send("SET k v\r\n");
+    eventually("it waits", || admin.ask_line("CLIENT LIST").contains("qbuf=9"));
+    drop(client);
+    // Its leaving is known before a later client's request.
+    server.raw().ask_line("CLIENT ID");
+    assert_eq!(admin.ask_line("CLIENT UNPAUSE"), "+OK\r\n");
+    eventually("it has gone", || !admin.ask_line("CLIENT LIST").contains("qbuf=9"));
+    assert_eq!(admin.ask_line("EXISTS k"), ":0\r\n");
+}
+
+#[test]
 fn monitors_see_commands() {
     let server = Server::start(&["--requirepass", "secret"]);
     let (mut watcher, mut other) = (server.raw(), server.raw());

@@ -281,3 +281,76 @@ fn unfinished_requests_are_bounded() {
     assert!(rise < 32 << 20, "{rise} bytes");
     eventually("it is closed", || info(&mut admin, "connected_clients") == 1);
 }
+
+/// Asks for so many values of 1 MiB and reads none.
+fn ask_for(server: &Server, values: usize) -> Raw {
+    let value = "v".repeat(1 << 20);
+    assert_eq!(server.raw().ask(&["SET", "big", &value]), b"+OK\r\n");
+    let mut client = server.raw();
+    client.send(b"GET big\r\n".repeat(values));
+    client
+}
+
+#[test]
+fn replies_above_the_soft_limit_wait_only_so_long() {
+    let server = Server::start(&["--client-output-buffer-limit", "normal 0 5mb 1"]);
+    let mut admin = server.raw();
+    let mut client = ask_for(&server, 40);
+    eventually("it is closed", || info(&mut admin, "connected_clients") == 1);
+    assert_eq!(info(&mut admin, "client_output_buffer_limit_disconnections"), 1);
+    client.read_to_end();
+}
+
+#[test]
+fn a_client_that_takes_nothing_is_idle() {
+    let server = Server::start(&["--timeout", "1s"]);
+    let _client = ask_for(&server, 40);
+    let mut admin = server.raw();
+    eventually("it is closed", || info(&mut admin, "connected_clients") == 1);
+}
+
+#[test]
+fn one_reply_may_be_larger_than_the_limit() {
+    let server = Server::start(&["--client-output-buffer-limit", "normal 1mb 0 0"]);
+    let mut client = server.raw();
+    let value = "v".repeat(5 << 20);
+    assert_eq!(client.ask(&["SET", "big", &value]), b"+OK\r\n");
+    for words in [vec!["GET", "big"], vec!["ECHO", &value]] {
+        assert_eq!(client.ask(&words).len(), value.len() + "$5242880\r\n\r\n".len());
+    }
+}
+
+#[test]
+fn what_clients_make_the_server_keep_is_in_the_account() {
+    let server = Server::start(&["--memory", "64mb"]);
+    let mut admin = server.raw();
+    let value = "v".repeat(100_000);
+    for key in 0..400 {
+        admin.ask(&["SET", &key.to_string(), &value]);
+    }
+    assert_eq!(info(&mut admin, "evicted_keys"), 0);
+    let mut client = server.raw();
+    client.send("*2\r\n$4\r\nECHO\r\n$60000000\r\n");
+    client.send("v".repeat(40_000_000));
+    eventually("keys make room", || info(&mut admin, "evicted_keys") > 100);
+    assert!(info(&mut admin, "larder_used_memory_counted") <= 64 << 20);
+    drop(client);
+    let left = info(&mut admin, "evicted_keys");
+    eventually("it is given back", || {
+        info(&mut admin, "larder_used_memory_counted") <= (400 - left) * 120_000
+    });
+}
+
+#[test]
+fn a_lowered_limit_is_kept_without_a_write() {
+    let server = Server::start(&["--memory", "64mb"]);
+    let mut admin = server.raw();
+    let value = "v".repeat(1000);
+    let all: Vec<u8> =
+        (0..40_000).flat_map(|key: u32| encode(&["SET", &key.to_string(), &value])).collect();
+    admin.send(all);
+    (0..40_000).for_each(|_| assert_eq!(admin.reply(), b"+OK\r\n"));
+    assert_eq!(admin.ask_line("CONFIG SET maxmemory 16mb"), "+OK\r\n");
+    eventually("it is", || info(&mut admin, "larder_used_memory_counted") <= 16 << 20);
+    assert!(info(&mut admin, "evicted_keys") > 20_000);
+}

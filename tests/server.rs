@@ -97,6 +97,18 @@ fn a_client_that_does_not_read_holds_it_up_for_a_bounded_time() {
 }
 
 #[test]
+fn a_pause_ends_with_the_server() {
+    let mut server = Server::start(&[]);
+    let (mut admin, mut client) = (server.raw(), server.raw());
+    assert_eq!(admin.ask_line("CLIENT PAUSE 60000"), "+OK\r\n");
+    client.send("SET k v\r\n");
+    eventually("it waits", || admin.ask_line("CLIENT LIST").contains("qbuf=9"));
+    signal(server.pid(), "TERM");
+    assert_eq!(client.read_to_end(), b"+OK\r\n");
+    assert_eq!(server.wait(), Some(0));
+}
+
+#[test]
 fn a_second_signal_ends_it_at_once() {
     let mut server = Server::start(&["--shutdown-timeout", "1h"]);
     let mut client = server.raw();
@@ -167,6 +179,29 @@ fn a_port_in_use_is_said() {
     let second = run(&["--port", &port], dir.path());
     assert_eq!(second.status.code(), Some(4), "{}", stderr(&second));
     assert!(stderr(&second).contains(&format!("127.0.0.1:{port}")), "{}", stderr(&second));
+}
+
+#[test]
+fn an_address_may_be_missing_but_not_in_use() {
+    let server = Server::start(&[]);
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let port = server.port().to_string();
+    for (bind, code) in [("-127.0.0.1", 4), ("-192.0.2.1", 4), ("127.0.0.1 -192.0.2.1", 4)] {
+        let ended = run(&["--port", &port, "--bind", bind], dir.path());
+        assert_eq!(ended.status.code(), Some(code), "{bind}: {}", stderr(&ended));
+    }
+    assert_eq!(
+        Server::start(&["--bind", "127.0.0.1 -192.0.2.1"]).raw().ask_line("PING"),
+        "+PONG\r\n"
+    );
+}
+
+#[test]
+fn a_log_that_cannot_be_written_is_said() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let ended = run(&["--port", "0", "--logfile", "/nonexistent/log"], dir.path());
+    assert_eq!(ended.status.code(), Some(2), "{}", stderr(&ended));
+    assert!(stderr(&ended).contains("logfile /nonexistent/log: "), "{}", stderr(&ended));
 }
 
 #[test]
@@ -355,6 +390,18 @@ fn the_slow_log_keeps_all_at_threshold_zero() {
     client.ask_line("CONFIG SET slowlog-log-slower-than 50000");
     assert_eq!(client.ask_line("DEBUG SLEEP 0.1"), "+OK\r\n");
     assert_eq!(client.ask_line("SLOWLOG LEN"), ":1\r\n");
+}
+
+#[test]
+fn long_argument_lists_are_timed_whatever_their_class() {
+    let server = Server::start(&["--slowlog-log-slower-than", "1500us"]);
+    let mut client = server.raw();
+    let keys: Vec<String> = (0..200_000).map(|key| format!("key:{key}")).collect();
+    let words = std::iter::once("EXISTS").chain(keys.iter().map(String::as_str));
+    assert_eq!(client.ask(&words.collect::<Vec<_>>()), b":0\r\n");
+    assert_eq!(client.ask_line("SLOWLOG LEN"), ":1\r\n");
+    client.ask_line("CONFIG SET slowlog-max-len 0");
+    assert_eq!(client.ask_line("SLOWLOG LEN"), ":0\r\n");
 }
 
 #[test]

@@ -107,7 +107,7 @@ impl Connection {
                 return (if in_room { Arrived::InRoom(count) } else { Arrived::Own(own) }, step);
             }
             Err(why) => {
-                self.charge.set(self.tail.capacity());
+                self.charge.set(self.tail.len());
                 match why.kind() {
                     io::ErrorKind::WouldBlock => Step::Rest,
                     io::ErrorKind::Interrupted => Step::Again,
@@ -224,7 +224,7 @@ impl Connection {
     pub(super) fn keep(&mut self, rest: Vec<u8>) {
         self.left_over &= !rest.is_empty();
         self.session.client.query_bytes.store(rest.len() as u64, Relaxed);
-        self.charge.set(rest.capacity());
+        self.charge.set(rest.len());
         self.tail = rest;
     }
 
