@@ -104,7 +104,7 @@ const SUBCOMMANDS: &[Row] = &[
     },
     Row {
         since: "2.9.50",
-        summary: "Lets the commands of all clients wait for a while.",
+        summary: "Lets the commands of all clients wait for a while, CLIENT's own left out.",
         syntax: "timeout [WRITE | ALL]",
         ..row("pause", -3, OTHERS, pause)
     },

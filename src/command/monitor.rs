@@ -88,7 +88,8 @@ pub(super) const ROW: Row = Row {
     group: Group::Server,
     since: "1.0.0",
     complexity: "O(1), and O(N) for each command that is shown to N monitors.",
-    summary: "Shows every command that the server carries out, as it comes.",
+    summary: "Shows every command that the server carries out, as it comes; an argument above 16 KiB only \
+              in part.",
     syntax: "",
 };
 

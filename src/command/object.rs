@@ -73,7 +73,8 @@ const SUBCOMMANDS: &[Row] = &[
     Row {
         name: "idletime",
         run: Run::Keys(idle_time),
-        summary: "Says how many seconds ago a key was last used.",
+        summary: "Says how many seconds ago a key was last used, under Redis's policies other than LFU; \
+                  the default one keeps no such clock.",
         ..ABOUT_KEY
     },
     Row {

@@ -31,7 +31,8 @@ pub const ROWS: &[Row] = &[
         arity: -1,
         flags: ANYWHERE.with(Flags::ADMIN).with(Flags::NOSCRIPT).with(Flags::ALLOW_BUSY),
         run: Run::Session(shutdown),
-        summary: "Ends the server once its clients have been answered.",
+        summary: "Ends the server once its clients have been answered. There is nothing to save, so SAVE is \
+                  refused.",
         syntax: "[NOSAVE | SAVE] [NOW] [FORCE] [ABORT]",
         ..SUB
     },
