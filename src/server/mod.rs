@@ -306,3 +306,32 @@ fn shared(
         expiry_off: Default::default(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        net::TcpStream,
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_server_that_is_dropped_lets_go_of_its_clients() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let settings = crate::config::Settings {
+            port: 0,
+            workers: 2,
+            dir: dir.path().into(),
+            ..crate::config::Settings::default()
+        };
+        let config = Config { settings, ..Config::default() };
+        let server = Server::start(&config).expect("the server starts");
+        let mut client = TcpStream::connect(("127.0.0.1", server.port())).expect("it listens");
+        client.write_all(b"PING\r\n").expect("open");
+        let mut reply = [0; 7];
+        client.read_exact(&mut reply).expect("an answer");
+        drop(server);
+        assert_eq!(client.read(&mut reply).expect("the end"), 0);
+    }
+}

@@ -18,7 +18,7 @@ use std::{
     sync::{
         Arc,
         atomic::Ordering::Relaxed,
-        mpsc::{self, Receiver, Sender, TryRecvError},
+        mpsc::{self, Receiver, Sender},
     },
     task::{Context, Waker},
     thread,
@@ -68,8 +68,8 @@ const ALARM: Token = Token(usize::MAX);
 pub(super) enum Message {
     /// A new connection.
     Connection(OwnedFd, Arc<Client>),
-    /// The connection with this number is to be closed.
-    Close(u64),
+    /// The client with this number, if it still has this seat, is to be disconnected.
+    Close(usize, u64),
     /// To let every connection answer what has arrived, and end within this time.
     Drain(Duration),
 }
@@ -136,6 +136,13 @@ impl Worker {
     }
 }
 
+impl Drop for Worker {
+    /// Ends the thread, if it hasn't ended.
+    fn drop(&mut self) {
+        self.post.send(Message::Drain(Duration::ZERO));
+    }
+}
+
 /// A connection's place at its worker.
 struct Seat {
     channel: Rc<Channel>,
@@ -176,12 +183,8 @@ impl Local {
         let mut drained_by: Option<Instant> = None;
         loop {
             if alarm.has_rung() {
-                match self.read_inbox(inbox) {
-                    Ok(drain) => {
-                        drained_by = drain.map(|limit| Instant::now() + limit).or(drained_by)
-                    }
-                    Err(Ended) => return,
-                }
+                let drain = self.read_inbox(inbox).map(|limit| Instant::now() + limit);
+                drained_by = drain.or(drained_by);
                 // The ticks never end, so neither does the set.
                 let _ = Pin::new(&mut tasks).poll(&mut context);
             }
@@ -206,23 +209,21 @@ impl Local {
         }
     }
 
-    fn read_inbox(self: &Rc<Self>, inbox: &Receiver<Message>) -> Result<Option<Duration>, Ended> {
+    /// Does what it is told; returns how long a drain may take, if it is told to.
+    fn read_inbox(self: &Rc<Self>, inbox: &Receiver<Message>) -> Option<Duration> {
         let mut drain = None;
-        loop {
-            match inbox.try_recv() {
-                Ok(Message::Connection(socket, client)) => self.open(socket, client),
-                Ok(Message::Close(id)) => self.close_client(id),
-                Ok(Message::Drain(limit)) => {
-                    self.seats
-                        .borrow()
-                        .iter()
-                        .for_each(|(_, seat)| seat.channel.stream.end_reading());
+        for message in inbox.try_iter() {
+            match message {
+                Message::Connection(socket, client) => self.open(socket, client),
+                Message::Close(key, id) => self.close_client(key, id),
+                Message::Drain(limit) => {
+                    let seats = self.seats.borrow();
+                    seats.iter().for_each(|(_, seat)| seat.channel.stream.end_reading());
                     drain = Some(limit);
                 }
-                Err(TryRecvError::Empty) => return Ok(drain),
-                Err(TryRecvError::Disconnected) => return Err(Ended),
             }
         }
+        drain
     }
 
     /// Whether every connection has answered what had arrived, or the time for it is over.
@@ -240,7 +241,8 @@ impl Local {
         let stream = Stream::new(socket);
         let mut seats = self.seats.borrow_mut();
         let seat = seats.vacant_entry();
-        if let Err(why) = stream.register(&self.registry, Token(seat.key())) {
+        let key = seat.key();
+        if let Err(why) = stream.register(&self.registry, Token(key)) {
             tracing::warn!("client {}: {why}", client.addr);
             return self.forget(&client);
         }
@@ -258,7 +260,7 @@ impl Local {
             ended: false,
         });
         let (post, id) = (self.post.clone(), client.id);
-        *client.ender.lock() = Some(Box::new(move || post.send(Message::Close(id))));
+        *client.ender.lock() = Some(Box::new(move || post.send(Message::Close(key, id))));
         // It may have been killed before it was here.
         if client.closing.load(Relaxed) {
             client.kill();
@@ -378,10 +380,8 @@ impl Local {
         self.forget(&seat.client);
     }
 
-    fn close_client(&self, id: u64) {
-        let key =
-            self.seats.borrow().iter().find(|(_, seat)| seat.client.id == id).map(|(key, _)| key);
-        if let Some(key) = key {
+    fn close_client(&self, key: usize, id: u64) {
+        if self.seats.borrow().get(key).is_some_and(|seat| seat.client.id == id) {
             self.close(key);
         }
     }
@@ -458,9 +458,6 @@ impl Local {
         }
     }
 }
-
-/// Nobody is left who could tell the worker anything.
-struct Ended;
 
 /// Sends a monitor the lines that it is shown, until it goes or leaves.
 async fn show_lines(channel: Rc<Channel>, client: Arc<Client>, mut lines: monitor::Lines) {

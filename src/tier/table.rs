@@ -25,19 +25,20 @@
 
 #![allow(unsafe_code, reason = "buckets and entries are reached through tagged words")]
 
+mod directory;
+
 use std::{
     alloc::{self, Layout},
     ptr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::atomic::Ordering::Relaxed,
 };
 
 use super::{
     class::class,
     entry::{Entry, EntryMut, EntryRef},
 };
+pub use directory::Lines;
+use directory::{Place, Segment};
 
 /// Slots of a bucket, which is one cache line.
 const SLOTS: usize = 8;
@@ -72,158 +73,6 @@ pub fn hash(hasher: &Hasher, key: &[u8]) -> u64 {
     let mut state = hasher.build_hasher();
     state.write(key);
     state.finish()
-}
-
-/// A place of the directory: a segment's address and depth (buckets are aligned to 64, which leaves six
-/// bits), the number of its buckets above bit 48, and, at the first place of its run, its entries.
-#[derive(Default)]
-struct Segment {
-    word: AtomicU64,
-    used: AtomicU64,
-}
-
-const DEPTH: u64 = 63;
-
-impl Segment {
-    #[inline]
-    fn buckets(&self) -> (*mut [u64; SLOTS], usize) {
-        Self::unpack(self.word.load(Relaxed))
-    }
-
-    #[inline]
-    fn unpack(word: u64) -> (*mut [u64; SLOTS], usize) {
-        let at = (word & POINTER & !DEPTH) as usize;
-        (ptr::with_exposed_provenance_mut(at), (word >> 48) as usize)
-    }
-
-    fn become_as(&self, other: &Self) {
-        self.word.store(other.word.load(Relaxed), Relaxed);
-        self.used.store(other.used.load(Relaxed), Relaxed);
-    }
-
-    #[inline]
-    fn depth(&self) -> u32 {
-        (self.word.load(Relaxed) & DEPTH) as u32
-    }
-
-    fn set_used(&self, used: usize) {
-        self.used.store(used as u64, Relaxed);
-    }
-
-    fn used(&self) -> usize {
-        self.used.load(Relaxed) as usize
-    }
-}
-
-/// The part of a hash behind the stripe's bits, split for one segment.
-#[derive(Clone, Copy)]
-struct Place {
-    /// One of the segment's places in the directory.
-    segment: usize,
-    fraction: u64,
-    tag: u64,
-}
-
-impl Place {
-    #[inline]
-    fn home(self, buckets: usize) -> usize {
-        ((u128::from(self.fraction) * buckets as u128) >> 64) as usize
-    }
-}
-
-/// The addresses of a table's segments, readable without the lock.
-#[derive(Clone)]
-pub struct Lines {
-    /// As many places as there may ever be, behind one that says how many are in use: a lookup in a
-    /// small table reads one cache line.
-    directory: Arc<[Segment]>,
-    stripe_bits: u32,
-}
-
-impl Lines {
-    fn new(stripe_bits: u32, segment_bits: u32) -> Self {
-        let directory = (0..=1usize << segment_bits).map(|_| Segment::default()).collect();
-        Self { directory, stripe_bits }
-    }
-
-    /// log2 of the places in use: the depth of the deepest segment.
-    #[inline]
-    fn bits(&self) -> u32 {
-        self.directory[0].word.load(Relaxed) as u32
-    }
-
-    fn set_bits(&self, bits: u32) {
-        self.directory[0].word.store(u64::from(bits), Relaxed);
-    }
-
-    /// All places, in use or not.
-    fn places(&self) -> &[Segment] {
-        &self.directory[1..]
-    }
-
-    #[inline]
-    fn segment(&self, place: usize) -> &Segment {
-        &self.directory[place + 1]
-    }
-
-    /// The places in use.
-    #[inline]
-    fn len(&self) -> usize {
-        1 << self.bits()
-    }
-
-    /// The place of a hash whose stripe's bits are shifted out.
-    #[inline]
-    fn index(&self, rest: u64) -> usize {
-        // Two shifts, since a shift by 64 is none.
-        (rest >> 1 >> (63 - self.bits())) as usize
-    }
-
-    #[inline]
-    fn place(&self, hash: u64) -> Place {
-        self.place_of(hash << self.stripe_bits, hash & TAG)
-    }
-
-    #[inline]
-    fn place_of(&self, rest: u64, tag: u64) -> Place {
-        let segment = self.index(rest);
-        Place { segment, fraction: rest << self.segment(segment).depth(), tag }
-    }
-
-    /// The places of the directory that a segment of this depth takes.
-    #[inline]
-    fn run(&self, depth: u32) -> usize {
-        1 << (self.bits() - depth)
-    }
-
-    /// The first place of the segment that has this one.
-    fn first(&self, place: usize) -> usize {
-        place & !(self.run(self.segment(place).depth()) - 1)
-    }
-
-    /// Takes twice as many places into use.
-    fn double(&self) {
-        for place in (0..self.len()).rev() {
-            self.segment(2 * place + 1).become_as(self.segment(place));
-            self.segment(2 * place).become_as(self.segment(place));
-        }
-        self.set_bits(self.bits() + 1);
-    }
-
-    /// Starts loading the home bucket of a hash and the one behind it into the processor's cache.
-    #[inline]
-    pub fn prefetch(&self, hash: u64) {
-        // While the directory doubles, this may be some other bucket: a hint that doesn't help.
-        let rest = hash << self.stripe_bits;
-        let word = self.segment(self.index(rest)).word.load(Relaxed);
-        let (buckets, count) = Segment::unpack(word);
-        if count != 0 {
-            let fraction = rest << (word & DEPTH);
-            let home = buckets.wrapping_add(Place { segment: 0, fraction, tag: 0 }.home(count));
-            prefetch(home.cast());
-            prefetch(home.wrapping_add(1).cast());
-        }
-    }
 }
 
 #[inline]
@@ -686,12 +535,7 @@ impl Table {
 
     /// Swaps the contents of two tables of the same shape; their lines stay where they are.
     pub fn swap(&mut self, other: &mut Table) {
-        for (a, b) in self.lines.directory.iter().zip(&*other.lines.directory) {
-            let exchange =
-                |a: &AtomicU64, b: &AtomicU64| b.store(a.swap(b.load(Relaxed), Relaxed), Relaxed);
-            exchange(&a.word, &b.word);
-            exchange(&a.used, &b.used);
-        }
+        self.lines.swap(&other.lines);
         std::mem::swap(&mut self.len, &mut other.len);
         std::mem::swap(&mut self.bytes, &mut other.bytes);
     }
