@@ -109,7 +109,7 @@ fn taking_and_swapping_leave_the_lines_in_place() {
     let lines = table.lines();
     let taken = table.take();
     assert!(table.is_empty() && taken.len() == 1_000);
-    assert!(Arc::ptr_eq(&lines.directory, &table.lines().directory));
+    assert!(std::sync::Arc::ptr_eq(&lines.directory, &table.lines().directory));
     lines.prefetch(12345);
     table.insert(hash(&hasher, b"k"), entry(b"k", b"v"));
     lines.prefetch(hash(&hasher, b"k"));
