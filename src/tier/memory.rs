@@ -28,7 +28,7 @@ const MAX_STRIPE_BITS: u32 = 7;
 /// Entries that a stripe has at least, lest hit ratios suffer.
 const STRIPE_ENTRIES: usize = 100;
 /// Entries for which a table's directory has a place, when they are about [`ENTRY_BYTES`] each.
-const SEGMENT_ENTRIES: usize = SPLIT / 4;
+const SEGMENT_ENTRIES: usize = SPLIT / 2;
 const ENTRY_BYTES: usize = 128;
 const MAX_SEGMENT_BITS: u32 = 12;
 /// A cursor is this many bits shorter than a hash, so that it fits a JavaScript number.

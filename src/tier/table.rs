@@ -51,7 +51,7 @@ const FULL: usize = 95;
 /// A segment has at most so many buckets: the count is packed beside the address.
 const MAX_BUCKETS: usize = (1 << 16) - 1;
 /// Entries at which a segment becomes two, if the directory has a place for both.
-pub const SPLIT: usize = 4096;
+pub const SPLIT: usize = 2048;
 /// Above this size the allocator rounds to pages only.
 const LARGE: usize = 32 << 10;
 const PAGE: usize = 4 << 10;
