@@ -83,7 +83,8 @@ impl Connection {
         if self.channel.is_pending() {
             return (Arrived::InRoom(0), Step::Blocked);
         }
-        // While its requests run, a worker has one such buffer: what they make of it is accounted for.
+        // While its requests run, what they make of it is accounted for; a worker has one large buffer
+        // in that state.
         self.charge.set(0);
         if mem::take(&mut self.left_over) {
             self.begin(0, now);

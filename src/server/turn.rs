@@ -37,6 +37,8 @@ const KEEP: usize = 16 << 10;
 pub(super) struct Turn {
     room: Box<[u8]>,
     used: usize,
+    /// Bytes in buffers of the connections' own.
+    own: usize,
     batch: Batch,
     found: Vec<Found>,
     parts: Vec<Part>,
@@ -69,6 +71,7 @@ impl Default for Turn {
         Self {
             room: vec![0; ROOM].into(),
             used: 0,
+            own: 0,
             batch: Batch::default(),
             found: Vec::new(),
             parts: Vec::new(),
@@ -82,7 +85,7 @@ impl Turn {
     /// Whether what was gathered should be carried out before anything more is read.
     #[inline]
     pub(super) fn is_full(&self) -> bool {
-        self.used + READ > ROOM || self.batch.len() >= MANY
+        self.used + READ > ROOM || self.own > ROOM || self.batch.len() >= MANY
     }
 
     /// Reads what has arrived on a connection, scans it, and starts loading what it will look at.
@@ -94,6 +97,7 @@ impl Turn {
             Arrived::InRoom(count) => self.used += count,
             Arrived::Own(buf) => own = buf,
         }
+        self.own += own.len();
         let place = start..self.used;
         let buf = if own.is_empty() { &mut self.room[place.clone()] } else { &mut own[..] };
         let (mut step, mut consumed, mut error) = (step, 0, None);
@@ -132,7 +136,7 @@ impl Turn {
 
     /// Takes out the parts, each with what becomes of its connection; nothing is left.
     pub(super) fn finish(&mut self) -> impl Iterator<Item = Part> {
-        self.used = 0;
+        (self.used, self.own) = (0, 0);
         self.batch.clear();
         self.batch.shrink_to(KEEP);
         self.found.clear();
