@@ -367,8 +367,8 @@ fn who_leaves_during_a_pause_writes_nothing() {
     drop(client);
     // Its leaving is known before a later client's request.
     server.raw().ask_line("CLIENT ID");
-    assert_eq!(admin.ask_line("CLIENT UNPAUSE"), "+OK\r\n");
     eventually("it has gone", || !admin.ask_line("CLIENT LIST").contains("qbuf=9"));
+    assert_eq!(admin.ask_line("CLIENT UNPAUSE"), "+OK\r\n");
     assert_eq!(admin.ask_line("EXISTS k"), ":0\r\n");
 }
 

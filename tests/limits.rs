@@ -323,6 +323,60 @@ fn one_reply_may_be_larger_than_the_limit() {
 }
 
 #[test]
+fn a_command_of_many_values_stops_at_the_limit() {
+    let server = Server::start(&["--client-output-buffer-limit", "normal 1mb 0 0"]);
+    let (mut admin, mut client) = (server.raw(), server.raw());
+    admin.ask(&["SET", "k", &"v".repeat(16_000)]);
+    let before = server.resident();
+    client.send(encode(&[&["MGET"][..], &["k"; 60_000]].concat()));
+    assert_eq!(client.read_to_end(), b"");
+    assert_eq!(info(&mut admin, "client_output_buffer_limit_disconnections"), 1);
+    let rise = server.resident().saturating_sub(before);
+    assert!(rise < 32 << 20, "{rise} bytes");
+}
+
+#[test]
+fn values_that_only_replies_refer_to_are_in_the_account() {
+    let server = Server::start(&["--memory", "64mb"]);
+    let mut admin = server.raw();
+    let mut deaf = Vec::new();
+    for _ in 0..5 {
+        for key in 0..40 {
+            admin.ask(&["SET", &format!("k{key}"), &"v".repeat(1 << 20)]);
+        }
+        let mut client = server.raw();
+        (0..40).for_each(|key| client.send(format!("GET k{key}\r\n")));
+        eventually("replies wait", || {
+            info(&mut admin, "connected_clients") == 2 + deaf.len() as u64
+                && admin.ask_line("CLIENT LIST").matches(" omem=0 ").count() == 1
+        });
+        deaf.push(client);
+    }
+    eventually("keys make room", || info(&mut admin, "evicted_keys") > 40);
+}
+
+#[test]
+fn what_follows_urgent_data_is_read() {
+    let server = Server::start(&["--workers", "1"]);
+    let (mut admin, mut client) = (server.raw(), server.raw());
+    // While the worker sleeps all of it arrives.
+    admin.send("DEBUG SLEEP 0.2\r\n");
+    client.send("PING\r\n");
+    rustix::net::send(&client.stream, b"!", rustix::net::SendFlags::OOB).expect("open");
+    client.send("PING\r\n");
+    assert_eq!(client.reply(), b"+PONG\r\n");
+    assert_eq!(client.reply(), b"+PONG\r\n");
+}
+
+#[test]
+fn who_waits_for_a_pause_is_not_idle() {
+    let server = Server::start(&["--timeout", "1s"]);
+    let (mut admin, mut client) = (server.raw(), server.raw());
+    admin.ask_line("CLIENT PAUSE 2500");
+    assert_eq!(client.ask_line("PING"), "+PONG\r\n");
+}
+
+#[test]
 fn what_clients_make_the_server_keep_is_in_the_account() {
     let server = Server::start(&["--memory", "64mb"]);
     let mut admin = server.raw();

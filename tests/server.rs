@@ -5,6 +5,7 @@ mod common;
 
 use std::{
     collections::HashMap,
+    io::Write,
     os::unix::{fs::PermissionsExt, net::UnixStream},
     path::Path,
     process::{Command, Output},
@@ -94,6 +95,22 @@ fn a_client_that_does_not_read_holds_it_up_for_a_bounded_time() {
     assert_eq!(server.stop(), Some(0));
     let took = started.elapsed();
     assert!((Duration::from_millis(900)..Duration::from_secs(4)).contains(&took), "{took:?}");
+}
+
+#[test]
+fn a_client_that_keeps_sending_does_not_hold_it_up() {
+    let mut server = Server::start(&["--shutdown-timeout", "20s"]);
+    let mut client = server.raw();
+    client.ask_line("PING");
+    let mut sender = client.stream.try_clone().expect("a socket");
+    let batch = encode(&["INCR", "n"]).repeat(1000);
+    std::thread::scope(|scope| {
+        scope.spawn(move || while sender.write_all(&batch).is_ok() {});
+        scope.spawn(move || client.read_to_end());
+        let started = Instant::now();
+        assert_eq!(server.stop(), Some(0));
+        assert!(started.elapsed() < Duration::from_secs(10));
+    });
 }
 
 #[test]

@@ -20,7 +20,11 @@ use super::{
     shared::{Shared, attention},
     table,
 };
-use crate::{cache::tx::Stop, clock, protocol::Reply};
+use crate::{
+    cache::{Cache, tx::Stop},
+    clock,
+    protocol::Reply,
+};
 
 /// Bytes of lines that wait for a monitor at most.
 const BEHIND_MAX: usize = 16 << 20;
@@ -38,8 +42,9 @@ pub struct Watcher {
 /// Where a monitor's lines come from.
 pub struct Lines(Arc<Waiting>);
 
-#[derive(Default)]
 struct Waiting {
+    /// In whose account of memory the text is.
+    cache: Cache,
     /// `None`: there will be no more.
     text: Mutex<Option<Vec<u8>>>,
     changed: Notify,
@@ -51,7 +56,10 @@ impl Lines {
         loop {
             match &mut *self.0.text.lock() {
                 Some(text) if text.is_empty() => {}
-                Some(text) => return Some(std::mem::take(text)),
+                Some(text) => {
+                    self.0.cache.memory().account(text.len(), 0, 0);
+                    return Some(std::mem::take(text));
+                }
                 None => return None,
             }
             self.0.changed.notified().await;
@@ -61,11 +69,12 @@ impl Lines {
 
 impl Watcher {
     /// Appends a line; `false` if too many wait already.
-    fn show(&self, line: &[u8]) -> bool {
+    fn show(&self, line: &[u8], now: u64) -> bool {
         let mut text = self.lines.text.lock();
         let room = text.as_mut().filter(|text| text.len() + line.len() <= BEHIND_MAX);
         let Some(text) = room else { return false };
         text.extend_from_slice(line);
+        self.lines.cache.memory().account(0, line.len(), now);
         self.lines.changed.notify_one();
         true
     }
@@ -73,7 +82,9 @@ impl Watcher {
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        *self.lines.text.lock() = None;
+        if let Some(text) = self.lines.text.lock().take() {
+            self.lines.cache.memory().account(text.len(), 0, 0);
+        }
         self.lines.changed.notify_one();
     }
 }
@@ -98,7 +109,11 @@ fn monitor(session: &mut Session, _: Args<'_>, reply: &mut Reply<'_>) -> Result<
     if session.client.monitor.swap(true, Relaxed) {
         return Ok(());
     }
-    let lines = Arc::new(Waiting { text: Mutex::new(Some(Vec::new())), ..Waiting::default() });
+    let lines = Arc::new(Waiting {
+        cache: session.cache().clone(),
+        text: Mutex::new(Some(Vec::new())),
+        changed: Notify::new(),
+    });
     session.monitor = Some(Lines(lines.clone()));
     let mut monitors = session.shared.monitors.lock();
     monitors.push(Watcher { id: session.client.id, lines });
@@ -134,7 +149,7 @@ pub fn show(session: &Session, args: Args<'_>) {
         return;
     }
     let line = line(clock::micros(), session.db, &session.client, args);
-    for id in send(&session.shared, line.as_bytes()) {
+    for id in send(&session.shared, line.as_bytes(), session.now) {
         if let Some(client) = session.shared.clients.get(&id).map(|client| client.clone()) {
             client.kill();
         }
@@ -142,11 +157,11 @@ pub fn show(session: &Session, args: Args<'_>) {
 }
 
 /// Hands a line to all monitors; returns those that have no room for it and were dropped.
-fn send(shared: &Shared, line: &[u8]) -> Vec<u64> {
+fn send(shared: &Shared, line: &[u8], now: u64) -> Vec<u64> {
     let mut slow = Vec::new();
     let mut monitors = shared.monitors.lock();
     monitors.retain(|monitor| {
-        let shown = monitor.show(line);
+        let shown = monitor.show(line, now);
         if !shown {
             slow.push(monitor.id);
         }

@@ -13,7 +13,7 @@ use std::{iter, mem, ops::Range};
 use bytes::{Buf, Bytes};
 
 /// What a batch of requests answers. Reused by a worker.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Output {
     /// All that isn't spliced.
     pub(super) bytes: Vec<u8>,
@@ -21,6 +21,17 @@ pub struct Output {
     splices: Vec<Splice>,
     /// The length of all splices together.
     spliced: usize,
+    /// Behind this length no further value is added.
+    limit: usize,
+    /// Whether one wasn't.
+    cut: bool,
+}
+
+impl Default for Output {
+    fn default() -> Self {
+        let (bytes, splices) = (Vec::new(), Vec::new());
+        Self { bytes, splices, spliced: 0, limit: usize::MAX, cut: false }
+    }
 }
 
 /// A value that is sent after the first `at` of the bytes.
@@ -53,6 +64,24 @@ impl Output {
     #[inline]
     pub fn len(&self) -> usize {
         self.bytes.len() + self.spliced
+    }
+
+    /// Sets the length behind which no further value is added (one value may be longer).
+    pub fn set_limit(&mut self, limit: usize) {
+        (self.limit, self.cut) = (limit, false);
+    }
+
+    /// Whether a value was left out: what is there isn't fit to be sent.
+    pub fn is_cut(&self) -> bool {
+        self.cut
+    }
+
+    /// Whether a further value may be added.
+    #[inline]
+    pub(super) fn takes_value(&mut self) -> bool {
+        let takes = self.len() <= self.limit;
+        self.cut |= !takes;
+        takes
     }
 
     /// Whether there is nothing to send.
@@ -157,7 +186,7 @@ impl Output {
         let mut rest = Self {
             bytes: self.bytes[sent.bytes..].to_vec(),
             splices: self.splices.drain(..).skip(sent.splices).collect(),
-            spliced: 0,
+            ..Self::default()
         };
         rest.rebase(&sent);
         self.clear();

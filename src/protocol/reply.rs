@@ -128,6 +128,9 @@ impl<'a> Reply<'a> {
     /// A bulk string, copied.
     #[inline]
     pub fn bulk(&mut self, value: &[u8]) {
+        if !self.out.takes_value() {
+            return;
+        }
         self.out.bytes.reserve(HEADER_MAX + value.len() + 2);
         self.header(b'$', value.len());
         self.out.extend(value);
@@ -136,6 +139,9 @@ impl<'a> Reply<'a> {
 
     /// A bulk string by reference: nothing is copied, so it pays for large values.
     pub fn shared(&mut self, value: Bytes) {
+        if !self.out.takes_value() {
+            return;
+        }
         self.header(b'$', value.len());
         self.out.splice(value);
         self.out.extend(b"\r\n");

@@ -57,6 +57,10 @@ pub(super) struct Connection {
     left_over: bool,
     /// How much the tail needs to grow before it is worth scanning again.
     need: usize,
+    /// Bytes that are still read while the server ends: those that had arrived.
+    last_bytes: Option<usize>,
+    /// Whether the last read found nothing.
+    is_dry: bool,
     settings_version: u64,
 }
 
@@ -74,6 +78,8 @@ impl Connection {
             charge,
             left_over: false,
             need: 0,
+            last_bytes: None,
+            is_dry: false,
             settings_version,
         }
     }
@@ -90,6 +96,9 @@ impl Connection {
             self.begin(0, now);
             return (Arrived::Own(mem::take(&mut self.tail)), Step::Again);
         }
+        if self.last_bytes == Some(0) {
+            return (Arrived::InRoom(0), Step::Close);
+        }
         let stream = &self.channel.stream;
         let (read, asked) = if self.tail.is_empty() {
             (stream.read(room), room.len())
@@ -102,7 +111,12 @@ impl Connection {
             Ok(0) => Step::Close,
             Ok(count) => {
                 self.begin(count as u64, now);
-                let step = if count == asked { Step::Again } else { Step::Rest };
+                self.is_dry = false;
+                let mut step = if count == asked { Step::Again } else { Step::Rest };
+                if let Some(last) = &mut self.last_bytes {
+                    *last = last.saturating_sub(count);
+                    step = Step::Again;
+                }
                 let in_room = self.tail.is_empty();
                 let own = mem::take(&mut self.tail);
                 return (if in_room { Arrived::InRoom(count) } else { Arrived::Own(own) }, step);
@@ -110,13 +124,30 @@ impl Connection {
             Err(why) => {
                 self.charge.set(self.tail.len());
                 match why.kind() {
-                    io::ErrorKind::WouldBlock => Step::Rest,
+                    io::ErrorKind::WouldBlock if self.last_bytes.is_some() => Step::Close,
+                    io::ErrorKind::WouldBlock => {
+                        self.is_dry = true;
+                        Step::Rest
+                    }
                     io::ErrorKind::Interrupted => Step::Again,
                     _ => Step::Drop,
                 }
             }
         };
         (Arrived::InRoom(0), step)
+    }
+
+    /// Has what has arrived until now be the last that is read.
+    pub(super) fn read_no_more(&mut self) {
+        if self.last_bytes.is_none() {
+            self.last_bytes = Some(self.channel.stream.arrived());
+        }
+    }
+
+    /// Whether the last read found nothing, so that the poll will tell of more.
+    #[inline]
+    pub(super) fn is_dry(&self) -> bool {
+        self.is_dry
     }
 
     /// What is done once for a batch: its time, and the settings if they have changed.
@@ -181,9 +212,8 @@ impl Connection {
         found: &[Found],
         out: &mut Output,
     ) -> Option<(Step, usize)> {
-        // Not the last reply: one may be larger than the limit.
-        let limit = self.session.settings.client_output_buffer_limit.normal.hard as usize;
-        let limit = out.len() + if limit == 0 { usize::MAX / 2 } else { limit };
+        let limit = out.len() + self.output_limit();
+        out.set_limit(limit);
         let mark = out.mark();
         let mut start = 0;
         for at in requests {
@@ -198,7 +228,7 @@ impl Connection {
                 Next::Below => return Some((Step::Below(args.to_owned(), entry?), end)),
             }
             start = end;
-            if before > limit {
+            if before > limit || out.is_cut() {
                 self.over_limit();
                 out.truncate(mark);
                 return Some((Step::Drop, buf.len()));
@@ -211,6 +241,14 @@ impl Connection {
             }
         }
         None
+    }
+
+    /// What replies may take before one more value ends the connection.
+    fn output_limit(&self) -> usize {
+        match self.session.settings.client_output_buffer_limit.normal.hard as usize {
+            0 => usize::MAX / 2,
+            limit => limit,
+        }
     }
 
     #[cold]
@@ -243,8 +281,12 @@ impl Connection {
     pub(super) async fn wait(&mut self, step: Step) -> bool {
         match step {
             Step::Rest | Step::Again => {}
-            Step::Below(args, entry) => self.go_below(args, entry).await,
-            Step::Pause => self.wait_for_pause().await,
+            Step::Below(args, entry) => return self.go_below(args, entry).await,
+            Step::Pause => {
+                self.session.client.busy.store(true, Relaxed);
+                self.wait_for_pause().await;
+                self.session.client.busy.store(false, Relaxed);
+            }
             Step::Blocked => self.channel.drained().await,
             Step::Close => {
                 self.channel.drained().await;
@@ -255,12 +297,18 @@ impl Connection {
         true
     }
 
-    async fn go_below(&mut self, args: OwnedArgs, entry: &'static Entry) {
+    async fn go_below(&mut self, args: OwnedArgs, entry: &'static Entry) -> bool {
         self.session.client.busy.store(true, Relaxed);
         let mut out = Output::default();
+        out.set_limit(self.output_limit());
         command::below(&mut self.session, entry, args.get(), &mut out).await;
         self.session.client.busy.store(false, Relaxed);
+        if out.is_cut() {
+            self.over_limit();
+            return false;
+        }
         self.channel.send(out);
+        true
     }
 
     /// Waits while clients are paused.

@@ -147,6 +147,8 @@ impl Channel {
         self.sent.set(if all { 0 } else { sent });
         if all {
             *pending = Output::default();
+        } else if sent > end / 2 {
+            pending.discard(self.sent.take());
         }
         drop(pending);
         self.note_pending();
@@ -157,7 +159,8 @@ impl Channel {
 
     fn note_pending(&self) {
         let pending = self.pending.borrow();
-        self.charge.set(pending.heap_bytes());
+        // Values by reference too: they may have left the cache, and live on here alone.
+        self.charge.set(pending.len());
         self.client.output_bytes.store((pending.len() - self.sent.get()) as u64, Relaxed);
     }
 

@@ -11,6 +11,7 @@ use std::{
 use mio::{Interest, Registry, Token, unix::SourceFd};
 use rustix::{
     buffer::spare_capacity,
+    io::ioctl_fionread,
     net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, recv, send, sendmsg, shutdown},
 };
 
@@ -25,8 +26,11 @@ impl Stream {
 
     /// Has a poll tell, at each change for the better, when the socket may be read or written.
     pub(super) fn register(&self, registry: &Registry, token: Token) -> io::Result<()> {
-        let both = Interest::READABLE | Interest::WRITABLE;
-        registry.register(&mut SourceFd(&self.0.as_raw_fd()), token, both)
+        let changes = Interest::READABLE | Interest::WRITABLE;
+        // A read ends short at urgent data, whatever lies behind it.
+        #[cfg(target_os = "linux")]
+        let changes = changes | Interest::PRIORITY;
+        registry.register(&mut SourceFd(&self.0.as_raw_fd()), token, changes)
     }
 
     /// Reads into a buffer of the worker's. 0 bytes: the client has closed.
@@ -58,8 +62,8 @@ impl Stream {
         let _ = shutdown(&self.0, Shutdown::Both);
     }
 
-    /// Ends the reading half: what has arrived is still read, then the client seems to have closed.
-    pub(super) fn end_reading(&self) {
-        let _ = shutdown(&self.0, Shutdown::Read);
+    /// Bytes that have arrived and weren't read.
+    pub(super) fn arrived(&self) -> usize {
+        ioctl_fionread(&self.0).map_or(0, |bytes| bytes as usize)
     }
 }

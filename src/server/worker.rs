@@ -9,10 +9,11 @@
 //! Timers and stores belong to the background runtime, whose wake-ups ring the worker's [`Alarm`].
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::VecDeque,
     io,
     os::fd::OwnedFd,
+    panic::AssertUnwindSafe,
     pin::Pin,
     rc::Rc,
     sync::{
@@ -25,6 +26,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::FutureExt;
 use mio::{Events, Poll, Registry, Token, event::Event};
 use slab::Slab;
 use tokio::{
@@ -121,6 +123,7 @@ impl Worker {
                     post: own_post,
                     seats: RefCell::default(),
                     ready: RefCell::default(),
+                    draining: Cell::new(false),
                 };
                 Rc::new(local).run(poll, &inbox);
             })?;
@@ -155,6 +158,10 @@ struct Seat {
     is_ready: bool,
     /// Whether the client will send nothing more: reading tells when all has been read.
     ended: bool,
+    /// Whether it has sent urgent data, so that a short read doesn't mean that all was read.
+    urgent: bool,
+    /// Whether it waits for a pause to end.
+    paused: bool,
 }
 
 /// What a worker's loop and its tasks share; it never leaves the thread.
@@ -167,6 +174,8 @@ struct Local {
     seats: RefCell<Slab<Seat>>,
     /// Seats whose connections have something to read or to carry out.
     ready: RefCell<VecDeque<usize>>,
+    /// Whether what has arrived is the last that is read.
+    draining: Cell<bool>,
 }
 
 impl Local {
@@ -217,8 +226,9 @@ impl Local {
                 Message::Connection(socket, client) => self.open(socket, client),
                 Message::Close(key, id) => self.close_client(key, id),
                 Message::Drain(limit) => {
-                    let seats = self.seats.borrow();
-                    seats.iter().for_each(|(_, seat)| seat.channel.stream.end_reading());
+                    self.draining.set(true);
+                    let mut seats = self.seats.borrow_mut();
+                    seats.iter_mut().for_each(|(key, seat)| self.make_ready(key, seat));
                     drain = Some(limit);
                 }
             }
@@ -258,7 +268,12 @@ impl Local {
             task: None,
             is_ready: false,
             ended: false,
+            urgent: false,
+            paused: false,
         });
+        if self.draining.get() {
+            self.make_ready(key, &mut seats[key]);
+        }
         let (post, id) = (self.post.clone(), client.id);
         *client.ender.lock() = Some(Box::new(move || post.send(Message::Close(key, id))));
         // It may have been killed before it was here.
@@ -280,8 +295,14 @@ impl Local {
             seat.client.last_active.store(now, Relaxed);
         }
         seat.ended |= event.is_read_closed() || event.is_error();
+        seat.urgent |= event.is_priority();
         if event.is_readable() || seat.ended {
             self.make_ready(key, seat);
+        }
+        // Who leaves during a pause has changed their mind, as in Redis.
+        if seat.ended && seat.paused {
+            drop(seats);
+            self.close(key);
         }
     }
 
@@ -319,7 +340,11 @@ impl Local {
         let mut seats = self.seats.borrow_mut();
         let seat = seats.get_mut(key)?;
         seat.is_ready = false;
-        seat.connection.take()
+        let mut connection = seat.connection.take();
+        if self.draining.get() {
+            connection.iter_mut().for_each(|connection| connection.read_no_more());
+        }
+        connection
     }
 
     /// Gives a connection its seat back, at once or when it may go on.
@@ -339,9 +364,9 @@ impl Local {
                 let local = self.clone();
                 let paused = matches!(step, Step::Pause);
                 let task = spawn_local(async move {
-                    let goes_on = connection.wait(step).await;
-                    // Who left during a pause has changed their mind, as in Redis.
-                    if goes_on && !(paused && local.has_ended(key)) {
+                    // A command with a defect ends its own connection and no other.
+                    let waited = AssertUnwindSafe(connection.wait(step)).catch_unwind().await;
+                    if waited.unwrap_or(false) {
                         // The poll may have told of it meanwhile.
                         local.take_seat(key, connection, true);
                     } else {
@@ -350,6 +375,7 @@ impl Local {
                 });
                 if let Some(seat) = self.seats.borrow_mut().get_mut(key) {
                     seat.task = Some(task.abort_handle());
+                    seat.paused = paused;
                 }
             }
         }
@@ -359,15 +385,13 @@ impl Local {
     fn take_seat(&self, key: usize, connection: Box<Connection>, is_ready: bool) {
         let mut seats = self.seats.borrow_mut();
         let Some(seat) = seats.get_mut(key) else { return };
+        let may_have_more = (seat.ended || seat.urgent) && !connection.is_dry();
         seat.connection = Some(connection);
         seat.task = None;
-        if is_ready || seat.ended {
+        seat.paused = false;
+        if is_ready || may_have_more {
             self.make_ready(key, seat);
         }
-    }
-
-    fn has_ended(&self, key: usize) -> bool {
-        self.seats.borrow().get(key).is_none_or(|seat| seat.ended)
     }
 
     /// Ends a connection, whatever it is doing.
