@@ -235,3 +235,23 @@ fn rule_16_one_store_for_a_command_and_one_database_for_a_namespace() {
     expect(conn, "SELECT 0", "+OK");
     expect(conn, "GET order:2", "$1|a");
 }
+
+#[test]
+fn a_namespace_may_live_in_another_database() {
+    let toml = "[store.s]\nkind = 'redb'\npath = 'PATH'\n[[namespace]]\nprefix = 'order:'\ndb = 3\n\
+                mode = 'write-through'\nstore = 's'\n";
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().join("s.redb");
+    let toml = toml.replace("PATH", path.to_str().expect("a plain path"));
+    let mut server = Server::start_with_in(dir.path(), &toml, &[]);
+    let conn = &mut server.raw();
+    expect(conn, "SET order:1 plain", "+OK");
+    expect(conn, "SELECT 3", "+OK");
+    expect(conn, "SET order:1 stored", "+OK");
+    server.kill9();
+    let server = Server::start_with_in(dir.path(), &toml, &[]);
+    let conn = &mut server.raw();
+    expect(conn, "GET order:1", "$-1");
+    expect(conn, "SELECT 3", "+OK");
+    expect(conn, "GET order:1", "$6|stored");
+}
