@@ -6,6 +6,7 @@
 //! write through, *hydrates* cold keys (once for all who ask), tries again with what it found pinned,
 //! and *settles*: the store first, then memory, then the reply.
 
+pub mod charge;
 pub mod counter;
 mod flight;
 mod settle;

@@ -21,7 +21,7 @@ use super::{
     table,
 };
 use crate::{
-    cache::{Cache, tx::Stop},
+    cache::{charge::Charge, tx::Stop},
     clock,
     protocol::Reply,
 };
@@ -43,8 +43,8 @@ pub struct Watcher {
 pub struct Lines(Arc<Waiting>);
 
 struct Waiting {
-    /// In whose account of memory the text is.
-    cache: Cache,
+    /// Changed under the lock of `text`.
+    charge: Charge,
     /// `None`: there will be no more.
     text: Mutex<Option<Vec<u8>>>,
     changed: Notify,
@@ -57,7 +57,7 @@ impl Lines {
             match &mut *self.0.text.lock() {
                 Some(text) if text.is_empty() => {}
                 Some(text) => {
-                    self.0.cache.memory().account(text.len(), 0, 0);
+                    self.0.charge.set(0);
                     return Some(std::mem::take(text));
                 }
                 None => return None,
@@ -69,12 +69,12 @@ impl Lines {
 
 impl Watcher {
     /// Appends a line; `false` if too many wait already.
-    fn show(&self, line: &[u8], now: u64) -> bool {
+    fn show(&self, line: &[u8]) -> bool {
         let mut text = self.lines.text.lock();
         let room = text.as_mut().filter(|text| text.len() + line.len() <= BEHIND_MAX);
         let Some(text) = room else { return false };
         text.extend_from_slice(line);
-        self.lines.cache.memory().account(0, line.len(), now);
+        self.lines.charge.set(text.len());
         self.lines.changed.notify_one();
         true
     }
@@ -82,9 +82,10 @@ impl Watcher {
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        if let Some(text) = self.lines.text.lock().take() {
-            self.lines.cache.memory().account(text.len(), 0, 0);
-        }
+        let mut text = self.lines.text.lock();
+        *text = None;
+        self.lines.charge.set(0);
+        drop(text);
         self.lines.changed.notify_one();
     }
 }
@@ -110,7 +111,7 @@ fn monitor(session: &mut Session, _: Args<'_>, reply: &mut Reply<'_>) -> Result<
         return Ok(());
     }
     let lines = Arc::new(Waiting {
-        cache: session.cache().clone(),
+        charge: Charge::new(session.cache().clone()),
         text: Mutex::new(Some(Vec::new())),
         changed: Notify::new(),
     });
@@ -149,7 +150,7 @@ pub fn show(session: &Session, args: Args<'_>) {
         return;
     }
     let line = line(clock::micros(), session.db, &session.client, args);
-    for id in send(&session.shared, line.as_bytes(), session.now) {
+    for id in send(&session.shared, line.as_bytes()) {
         if let Some(client) = session.shared.clients.get(&id).map(|client| client.clone()) {
             client.kill();
         }
@@ -157,11 +158,11 @@ pub fn show(session: &Session, args: Args<'_>) {
 }
 
 /// Hands a line to all monitors; returns those that have no room for it and were dropped.
-fn send(shared: &Shared, line: &[u8], now: u64) -> Vec<u64> {
+fn send(shared: &Shared, line: &[u8]) -> Vec<u64> {
     let mut slow = Vec::new();
     let mut monitors = shared.monitors.lock();
     monitors.retain(|monitor| {
-        let shown = monitor.show(line, now);
+        let shown = monitor.show(line);
         if !shown {
             slow.push(monitor.id);
         }

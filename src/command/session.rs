@@ -5,12 +5,13 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed},
 };
 
+use parking_lot::Mutex;
+
 use super::{
     monitor,
     shared::{Shared, WorkerStats},
 };
 use crate::{cache::Cache, config::Settings, protocol::Resp};
-use parking_lot::Mutex;
 
 /// What CLIENT REPLY asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -152,7 +153,7 @@ pub struct Client {
     pub monitor: AtomicBool,
     /// Whether it closes once its replies are sent.
     pub closing: AtomicBool,
-    /// Whether it waits for a store, a pause or its socket: a drain lets it finish.
+    /// Whether it waits for a store or a pause, and so isn't idle.
     pub busy: AtomicBool,
     /// The index of the last command's row plus 1; 0: none yet.
     pub last_command: AtomicU16,

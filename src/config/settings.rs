@@ -136,8 +136,8 @@ settings! {
         client_query_buffer_limit: u64 = 1024 * MIB,
             "client-query-buffer-limit", Kind::Bytes(MIB, SIZE_MAX), Live;
         /// When a client that doesn't read its replies is cut off: behind the class `normal`, a hard
-        /// limit, a soft limit, and the seconds that the soft one may be exceeded; 0 is no limit. One
-        /// reply may be larger, if no other waits before it.
+        /// limit, a soft limit, and the seconds that the soft one may be exceeded; 0 is no limit. A
+        /// single value may be longer.
         client_output_buffer_limit: OutputLimits = OutputLimits {
             normal: OutputLimit { hard: 64 * MIB, soft: 0, soft_time: Duration::ZERO },
         }, "client-output-buffer-limit", Kind::Limits, Live;

@@ -109,7 +109,8 @@ impl Output {
     }
 
     /// Bytes of memory that the output itself holds; spliced values aren't counted.
-    pub fn heap_bytes(&self) -> usize {
+    #[cfg(test)]
+    fn heap_bytes(&self) -> usize {
         self.bytes.capacity() + self.splices.capacity() * mem::size_of::<Splice>()
     }
 

@@ -7,8 +7,9 @@
 
 use std::{io, mem, ops::Range, rc::Rc, sync::atomic::Ordering::Relaxed, time::Duration};
 
-use super::{charge::Charge, outbox::Channel};
+use super::outbox::Channel;
 use crate::{
+    cache::charge::Charge,
     command::{self, Args, Found, Next, OwnedArgs, Session, session::After, table::Entry},
     error::ProtocolError,
     protocol::{Batch, Limits, Output, Scanned, Scanner},
@@ -26,10 +27,8 @@ pub(super) enum Arrived {
 }
 
 /// What becomes of a connection after its part of a turn.
-#[derive(Default)]
 pub(super) enum Step {
     /// It has its seat until the poll tells of it.
-    #[default]
     Rest,
     /// There may be more to read or to carry out, after others had their turn.
     Again,
@@ -184,27 +183,8 @@ impl Connection {
     }
 
     /// Runs some of a batch's requests, which are in `buf`; says why it stopped and where in `buf`, unless
-    /// all are done.
-    #[inline]
+    /// all are done. What follows is scanned again when its time comes (see [`Self::scan_again`]).
     pub(super) fn run(
-        &mut self,
-        buf: &[u8],
-        batch: &Batch,
-        requests: Range<usize>,
-        found: &[Found],
-        out: &mut Output,
-    ) -> Option<(Step, usize)> {
-        let stopped = self.run_until(buf, batch, requests, found, out);
-        if stopped.is_some() {
-            // What follows is scanned again when its time comes.
-            self.scanner = Scanner::default();
-            self.need = 0;
-            self.left_over = true;
-        }
-        stopped
-    }
-
-    fn run_until(
         &mut self,
         buf: &[u8],
         batch: &Batch,
@@ -241,6 +221,13 @@ impl Connection {
             }
         }
         None
+    }
+
+    /// Has what is kept scanned from its beginning.
+    pub(super) fn scan_again(&mut self) {
+        self.scanner = Scanner::default();
+        self.need = 0;
+        self.left_over = true;
     }
 
     /// What replies may take before one more value ends the connection.

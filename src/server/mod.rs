@@ -7,7 +7,6 @@
 
 mod accept;
 mod alarm;
-mod charge;
 mod connection;
 mod machine;
 mod outbox;

@@ -14,8 +14,9 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{charge::Charge, stream::Stream};
+use super::stream::Stream;
 use crate::{
+    cache::charge::Charge,
     command::{session::Client, shared::WorkerStats},
     config::OutputLimit,
     protocol::Output,

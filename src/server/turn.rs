@@ -88,7 +88,7 @@ impl Turn {
         self.used + READ > ROOM || self.own > ROOM || self.batch.len() >= MANY
     }
 
-    /// Reads what has arrived on a connection, scans it, and starts loading what it will look at.
+    /// Reads what has arrived on a connection, scans it, and finds its commands.
     pub(super) fn gather(&mut self, key: usize, mut connection: Box<Connection>, now: u64) {
         let (start, first) = (self.used, self.batch.len());
         let (arrived, step) = connection.read(&mut self.room[start..start + READ], now);
@@ -156,7 +156,10 @@ impl Part {
             catch_unwind(AssertUnwindSafe(|| connection.run(buf, batch, requests, found, out)));
         match ran {
             Ok(None) => {}
-            Ok(Some((step, consumed))) => (self.step, self.consumed) = (step, consumed),
+            Ok(Some((step, consumed))) => {
+                (self.step, self.consumed) = (step, consumed);
+                connection.scan_again();
+            }
             Err(_) => {
                 tracing::error!("client {}: a command panicked", connection.session.client.addr);
                 out.truncate(mark);
@@ -171,9 +174,10 @@ impl Part {
         // A long tail of which nothing is complete yet is moved: copying it at each read would take
         // quadratic time. Where nothing has come, what was kept still is.
         if !buf.is_empty() {
-            let all = self.consumed == 0 && !self.own.is_empty();
-            let rest = if all { None } else { Some(buf[self.consumed..].to_vec()) };
-            connection.keep(rest.unwrap_or_else(|| mem::take(&mut self.own)));
+            let is_whole = self.consumed == 0 && !self.own.is_empty();
+            let rest =
+                if is_whole { mem::take(&mut self.own) } else { buf[self.consumed..].to_vec() };
+            connection.keep(rest);
         }
         if connection.keeps_too_much() {
             self.step = Step::Close;

@@ -37,13 +37,13 @@ use tokio::{
 
 use super::{
     alarm::Alarm,
-    charge::Charge,
     connection::{Connection, Step},
     outbox::Channel,
     stream::Stream,
     turn::{Part, Turn},
 };
 use crate::{
+    cache::charge::Charge,
     command::{
         Session, monitor,
         session::Client,
