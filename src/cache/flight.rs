@@ -2,8 +2,13 @@
 //!
 //! A flight runs on the background runtime, so that a client that goes away doesn't end it. Those who
 //! ask while it is under way wait for it; if its task dies without an answer, they ask again, and
-//! exactly one of them becomes the next flight (who had started the dead one is told of it). A flight that a write has overtaken (its ticket is
-//! cancelled, SEMANTICS 1) is not joined any more, and what it brings is not installed.
+//! exactly one of them becomes the next flight (who had started the dead one is told of it). A flight
+//! that a write has overtaken (its ticket is cancelled, SEMANTICS 1) is not joined any more, and what it
+//! brings is not installed.
+//!
+//! A flight looks into L3 first, on one of its threads, and then, in a namespace that reads through, asks
+//! the store. Who waits too long for the disk takes it for a miss, if all they want is to read
+//! (SEMANTICS 3), or asks the store without it.
 
 use std::sync::{
     Arc,
@@ -20,18 +25,30 @@ use crate::{
     store::{Record, StoreError},
     tier::{
         entry::{Entry, EntryRef, Meta},
+        log::slot::Slot,
         memory::Ticket,
     },
 };
 
 /// What a load brought: the entry, or that there is none.
 pub(super) type Found = Option<Arc<EntryRef>>;
-type Landing = Option<Result<Found, StoreError>>;
+type Landing = Option<Result<Found, FetchError>>;
+
+/// Why a flight brought nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum FetchError {
+    /// The disk failed, or took too long.
+    Disk,
+    /// The store failed.
+    Store(StoreError),
+}
 
 /// A load that others may wait for.
 struct Flight {
     ticket: Ticket,
     landing: watch::Receiver<Landing>,
+    /// Whether it is still looking into L3.
+    is_on_disk: Arc<AtomicBool>,
 }
 
 /// The loads under way, by database and key.
@@ -101,27 +118,55 @@ impl Drop for Pin {
 }
 
 impl Inner {
-    /// Fetches a key from its store, and pins what was found.
+    /// Fetches a key from below, and pins what was found. A fetch for a write doesn't take a failure of
+    /// the disk for an absence.
     pub(super) async fn fetch(
         self: &Arc<Self>,
         db: usize,
         key: Bytes,
         hash: u64,
-    ) -> Result<Pin, StoreError> {
+        writes: bool,
+    ) -> Result<Pin, FetchError> {
         let ticket = self.memory.ticket(db, hash);
         let (cache, gone) = (self.clone(), AtomicBool::new(false));
         let mut pin = Pin { cache, db, key, hash, ticket, found: None, gone };
+        match self.wait_for(&pin, writes).await {
+            Ok(found) => pin.found = found,
+            Err(FetchError::Disk) if !writes => {}
+            Err(error) => return Err(error),
+        }
+        Ok(pin)
+    }
+
+    async fn wait_for(self: &Arc<Self>, pin: &Pin, writes: bool) -> Result<Found, FetchError> {
+        let patience = self.disk_patience(writes);
+        let mut skips_disk = false;
         loop {
-            let (mut landing, is_ours) = self.board(db, &pin.key, hash);
-            let landed = landing.wait_for(Option::is_some).await;
-            match landed {
-                Ok(landed) => {
-                    pin.found = landed.clone().expect("waited for it")?;
-                    return Ok(pin);
+            let (mut landing, is_ours) = self.board(pin.db, &pin.key, pin.hash, skips_disk);
+            let landed = landing.wait_for(Option::is_some);
+            let landed = match patience {
+                Some(patience) if !skips_disk => {
+                    let Ok(landed) = tokio::time::timeout(patience, landed).await else {
+                        // It may be the store that is slow; it has a limit of its own.
+                        self.note_slow_disk();
+                        if writes || !self.reads_through(pin.db, &pin.key) {
+                            return Err(FetchError::Disk);
+                        }
+                        skips_disk = true;
+                        continue;
+                    };
+                    landed
                 }
+                _ => landed.await,
+            };
+            match landed {
+                Ok(landed) => return landed.clone().expect("waited for it"),
                 // The flight's task died. Were it not the end for who started it, a store that always
                 // panics would be called for ever.
-                Err(_) if is_ours => return Err(StoreError::Down("the load's task died".into())),
+                Err(_) if is_ours => {
+                    let text = "the load's task died".into();
+                    return Err(FetchError::Store(StoreError::Down(text)));
+                }
                 Err(_) => {}
             }
         }
@@ -133,22 +178,34 @@ impl Inner {
         db: usize,
         key: &Bytes,
         hash: u64,
+        skips_disk: bool,
     ) -> (watch::Receiver<Landing>, bool) {
         let place = self.flights.0.entry((db, key.clone()));
         if let Place::Occupied(place) = &place
             && self.may_join(place.get(), hash)
+            && (!skips_disk || !place.get().is_on_disk.load(Relaxed))
         {
             return (place.get().landing.clone(), false);
         }
         let ticket = self.memory.ticket(db, hash);
         let (sender, landing) = watch::channel(None);
-        let pilot = Pilot { cache: self.clone(), db, key: key.clone(), hash, ticket };
+        let reads_disk = !skips_disk && self.memory.has_below(db, hash);
+        let is_on_disk = Arc::new(AtomicBool::new(reads_disk));
+        let pilot = Pilot {
+            cache: self.clone(),
+            db,
+            key: key.clone(),
+            hash,
+            ticket,
+            is_on_disk: is_on_disk.clone(),
+            landing: sender,
+        };
         // The map is let go before the task starts: one that can't start ends its flight at once.
-        drop(place.insert(Flight { ticket, landing: landing.clone() }));
-        self.runtime().spawn(async move {
-            let result = pilot.fly().await;
-            let _ = sender.send(Some(result));
-        });
+        drop(place.insert(Flight { ticket, landing: landing.clone(), is_on_disk }));
+        match &self.disk {
+            Some(disk) if reads_disk => disk.fly(pilot),
+            _ => pilot.go_on_to_store(Ok(None)),
+        }
         (landing, true)
     }
 
@@ -164,16 +221,33 @@ impl Inner {
 }
 
 /// Who carries a load through. Ends the flight when dropped, also by a panic of the store.
-struct Pilot {
-    cache: Arc<Inner>,
-    db: usize,
-    key: Bytes,
-    hash: u64,
+pub(super) struct Pilot {
+    pub(super) cache: Arc<Inner>,
+    pub(super) db: usize,
+    pub(super) key: Bytes,
+    pub(super) hash: u64,
     ticket: Ticket,
+    is_on_disk: Arc<AtomicBool>,
+    landing: watch::Sender<Landing>,
 }
 
 impl Pilot {
-    async fn fly(&self) -> Result<Found, StoreError> {
+    /// Ends the flight with what L3 gave, or, where that is nothing, goes on to the store.
+    pub(super) fn go_on_to_store(self, from_disk: Result<Found, FetchError>) {
+        self.is_on_disk.store(false, Relaxed);
+        let found = matches!(&from_disk, Ok(Some(_)));
+        if found || !self.cache.reads_through(self.db, &self.key) {
+            let _ = self.landing.send(Some(from_disk));
+            return;
+        }
+        let runtime = self.cache.runtime().clone();
+        runtime.spawn(async move {
+            let result = self.load().await.map_err(FetchError::Store);
+            let _ = self.landing.send(Some(result));
+        });
+    }
+
+    async fn load(&self) -> Result<Found, StoreError> {
         let namespace = self.cache.policies.of(self.db, &self.key);
         let Some((namespace, (_, store))) =
             namespace.and_then(|namespace| Some((namespace, namespace.store.as_ref()?)))
@@ -201,20 +275,26 @@ impl Pilot {
 
     /// Installs what came, if no write has overtaken it, and hands it to those who wait.
     fn land(&self, record: Option<Record>) -> Found {
-        let Pilot { cache, db, key, hash, ticket } = self;
+        let cache = &self.cache;
         let now = cache.clock.now();
         let record = record.filter(|record| record.deadline == 0 || record.deadline > now)?;
         cache.note_version(record.version);
         let access = cache.memory.rules().eviction().first_access(now);
         let meta = Meta { deadline: record.deadline, access, ..Meta::default() };
-        let meta = cache.policies.stamp(*db, key, now, meta);
-        let entry = EntryRef::new(key, &[&record.value], &meta);
+        let meta = cache.policies.stamp(self.db, &self.key, now, meta);
+        let entry = EntryRef::new(&self.key, &[&record.value], &meta);
+        Some(self.install(entry, None))
+    }
+
+    /// Installs an entry that comes from this record of L3, or from the store.
+    pub(super) fn install(&self, entry: EntryRef, from: Option<Slot>) -> Arc<EntryRef> {
+        let Self { cache, db, key, hash, ticket, .. } = self;
         if !cache.turns.is_unknown(*db, key)
             && let Some(installed) = entry.try_clone()
         {
-            cache.memory.land(*db, *hash, *ticket, installed, now);
+            cache.memory.land(*db, *hash, *ticket, installed, from, cache.clock.now());
         }
-        Some(Arc::new(entry))
+        Arc::new(entry)
     }
 }
 

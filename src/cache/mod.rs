@@ -6,6 +6,7 @@
 //! write through, *hydrates* cold keys (once for all who ask), tries again with what it found pinned,
 //! and *settles*: the store first, then memory, then the reply.
 
+mod below;
 pub mod charge;
 pub mod counter;
 mod flight;
@@ -14,6 +15,7 @@ mod turns;
 pub mod tx;
 
 use std::{
+    io,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -30,12 +32,16 @@ use crate::{
     error::ClientError,
     policy::{Policies, Read, Write},
     store::StoreError,
-    tier::memory::{Memory, Options},
+    tier::memory::{Memory, NoRoom, Options},
 };
 use counter::Counters;
-use flight::Pin;
-use tx::{Change, Key, Start, Stop, Tx};
+use flight::{FetchError, Pin};
+use tx::{Change, Cold, Key, Start, Stop, Tx};
 
+/// How long a write waits for room on disk before it gives up with `-OOM`.
+const ROOM_PATIENCE: Duration = Duration::from_secs(5);
+/// How long it waits at a time.
+const ROOM_STEP: Duration = Duration::from_millis(20);
 /// How long a store may take, unless told otherwise.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often an attempt makes room before it gives up with `-OOM`.
@@ -84,12 +90,16 @@ pub enum Refusal {
     Client(ClientError),
     /// It has to go below; nothing has changed.
     Below,
+    /// It has to wait for room on disk, below; nothing has changed.
+    Busy,
 }
 
 /// Why one try of an attempt didn't end well.
 enum Failed {
     /// There wasn't room for so many bytes more; nothing has changed.
     Room(usize),
+    /// It touched a key, in this database, that has to be fetched first; nothing has changed.
+    Cold(Cold),
     Refused(Refusal),
 }
 
@@ -105,6 +115,8 @@ pub struct Cache(Arc<Inner>);
 
 struct Inner {
     memory: Memory,
+    /// The threads of L3.
+    disk: Option<below::Disk>,
     policies: Policies,
     flights: flight::Flights,
     turns: Arc<turns::Turns>,
@@ -121,6 +133,10 @@ struct Inner {
 impl Inner {
     fn runtime(&self) -> &Handle {
         self.runtime.as_ref().expect("checked when a namespace has a store")
+    }
+
+    fn reads_through(&self, db: usize, key: &[u8]) -> bool {
+        self.policies.of(db, key).is_some_and(|namespace| namespace.read == Read::Through)
     }
 
     fn store_timeout(&self) -> Duration {
@@ -153,8 +169,11 @@ impl Cache {
     ) -> Self {
         let needs_runtime = policies.iter().any(|namespace| namespace.store.is_some());
         assert!(runtime.is_some() || !needs_runtime, "a namespace with a store needs a runtime");
-        Self(Arc::new(Inner {
-            memory: Memory::new(options),
+        let memory = Memory::new(options);
+        let disk = memory.log().map(|log| below::Disk::start(log, &memory));
+        let cache = Self(Arc::new(Inner {
+            memory,
+            disk,
             policies,
             flights: flight::Flights::default(),
             turns: Arc::default(),
@@ -163,7 +182,11 @@ impl Cache {
             max_string: AtomicUsize::new(512 << 20),
             version: AtomicU64::new(0),
             store_timeout: AtomicU64::new(STORE_TIMEOUT.as_millis() as u64),
-        }))
+        }));
+        if let Some(disk) = &cache.0.disk {
+            disk.write_for(&cache.0);
+        }
+        cache
     }
 
     /// The memory tier.
@@ -180,6 +203,21 @@ impl Cache {
     /// Changes how long a store may take: then a load fails, and a write's outcome is unknown.
     pub fn set_store_timeout(&self, limit: Duration) {
         self.0.store_timeout.store(limit.as_millis() as u64, Relaxed);
+    }
+
+    /// Changes how long a read of the disk may take, and how many bytes a second may be written there
+    /// (0: any).
+    pub fn set_disk_limits(&self, read: Duration, write_rate: u64) {
+        if let Some(disk) = &self.0.disk {
+            disk.read_limit.store(read.as_micros() as u64, Relaxed);
+            disk.write_rate.store(write_rate, Relaxed);
+        }
+    }
+
+    /// Ends the work on disk: writes what waits and notes that the end was a clean one. Call it when no
+    /// command runs any more.
+    pub fn close(&self) -> io::Result<()> {
+        self.0.disk.as_ref().map_or(Ok(()), |disk| disk.close(&self.0.memory))
     }
 
     /// The namespaces.
@@ -203,7 +241,10 @@ impl Cache {
         if !self.0.policies.is_empty() && self.writes_through(job) {
             return Err(Refusal::Below);
         }
-        self.try_with(job, &[], None, &mut run)
+        self.try_with(job, &[], None, &mut run).map_err(|failed| match failed {
+            Failed::Refused(refusal) => refusal,
+            Failed::Room(_) | Failed::Cold(_) => Refusal::Below,
+        })
     }
 
     #[inline]
@@ -213,11 +254,10 @@ impl Cache {
         pins: &[Pin],
         mut staged: Option<&mut Vec<Change>>,
         run: &mut impl FnMut(&mut Tx<'_>) -> Result<(), Stop>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Failed> {
         match self.try_once(job, job.room, &[], pins, staged.as_deref_mut(), run) {
             Err(Failed::Room(room)) => self.try_again(job, room, pins, staged, run),
-            Err(Failed::Refused(refusal)) => Err(refusal),
-            Ok(()) => Ok(()),
+            result => result,
         }
     }
 
@@ -230,17 +270,16 @@ impl Cache {
         pins: &[Pin],
         mut staged: Option<&mut Vec<Change>>,
         run: &mut impl FnMut(&mut Tx<'_>) -> Result<(), Stop>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Failed> {
         // What the command works on must not make the room for what it makes of it.
         let spare: Vec<u64> = job.keys.iter().map(|(key, _)| key.hash).collect();
         for _ in 1..ROOM_TRIES {
             match self.try_once(job, room, &spare, pins, staged.as_deref_mut(), run) {
                 Err(Failed::Room(more)) => room = more,
-                Err(Failed::Refused(refusal)) => return Err(refusal),
-                Ok(()) => return Ok(()),
+                result => return result,
             }
         }
-        Err(Refusal::Client(ClientError::OOM))
+        Err(Refusal::Client(ClientError::OOM).into())
     }
 
     #[inline]
@@ -262,7 +301,8 @@ impl Cache {
         }
         let start = Start { cache: inner, job, pins, staged, room };
         let mut tx = Tx::begin(start, job.keys.iter().map(|(key, _)| key.hash));
-        if !inner.policies.is_empty() && !self.is_resident(job, &mut tx)? {
+        let is_all_there = inner.policies.is_empty() && inner.disk.is_none();
+        if !is_all_there && !self.is_resident(job, &mut tx)? {
             return Err(Refusal::Below.into());
         }
         match run(&mut tx) {
@@ -273,6 +313,7 @@ impl Cache {
             }
             Err(Stop::Client(error)) => Err(Refusal::Client(error).into()),
             Err(Stop::Room(bytes)) => Err(Failed::Room(bytes)),
+            Err(Stop::Cold(cold)) => Err(Failed::Cold(cold)),
             Err(Stop::Stray) => {
                 let text = "ERR the command touched a key that it didn't name";
                 Err(Refusal::Client(ClientError::new(text)).into())
@@ -288,9 +329,10 @@ impl Cache {
             crate::tier::Weight::Bytes => room,
             crate::tier::Weight::Entries => job.keys.len(),
         };
-        memory
-            .make_room(need, stripe, job.now, spare)
-            .map_err(|_| Refusal::Client(ClientError::OOM))
+        memory.make_room(need, stripe, job.now, spare).map_err(|why| match why {
+            NoRoom::Full => Refusal::Client(ClientError::OOM),
+            NoRoom::Busy => Refusal::Busy,
+        })
     }
 
     /// Makes up for what the tables themselves have grown by, before the command is answered.
@@ -305,18 +347,24 @@ impl Cache {
 
     /// Whether no key has to be loaded before the command may run.
     fn is_resident(&self, job: &Job<'_>, tx: &mut Tx<'_>) -> Result<bool, Refusal> {
+        let keeps_all = self.0.memory.keeps_all();
         for (key, use_) in job.keys {
-            let loads = *use_ != Use::Blind && self.reads_through(job.db, key.bytes);
             let stray = |_| Refusal::Client(ClientError::new("ERR key is not held"));
-            if loads && !tx.is_resident(*key, job.writes).map_err(stray)? {
+            let is_resident = match use_ {
+                // What looks like an old record of the key may be another key's: it goes with it, unless
+                // nothing may be forgotten.
+                Use::Blind if !keeps_all => true,
+                Use::Blind => tx.is_resident(*key, job.writes, false).map_err(stray)?,
+                Use::Read | Use::Write => {
+                    let through = self.0.reads_through(job.db, key.bytes);
+                    tx.is_resident(*key, job.writes, through).map_err(stray)?
+                }
+            };
+            if !is_resident {
                 return Ok(false);
             }
         }
         Ok(true)
-    }
-
-    fn reads_through(&self, db: usize, key: &[u8]) -> bool {
-        self.0.policies.of(db, key).is_some_and(|namespace| namespace.read == Read::Through)
     }
 
     /// Whether the command writes a key that its namespace writes through.
@@ -337,20 +385,40 @@ impl Cache {
         let turn = if settles { Some(self.take_turns(job).await?) } else { None };
         let mut staged = Vec::new();
         let mut pins: Vec<Pin> = Vec::new();
+        let patience = tokio::time::Instant::now() + ROOM_PATIENCE;
         for _ in 0..HYDRATE_TRIES {
             let stage = settles.then_some(&mut staged);
             let job = Job { now: self.0.clock.now(), ..*job };
             match self.try_with(&job, &pins, stage, &mut run) {
                 Ok(()) => return self.settle(turn, staged).await,
-                Err(Refusal::Client(error)) => return Err(error),
-                Err(Refusal::Below) => {
+                Err(Failed::Refused(Refusal::Client(error))) => return Err(error),
+                Err(Failed::Refused(Refusal::Busy)) => self.wait_for_room(patience).await?,
+                Err(Failed::Refused(Refusal::Below) | Failed::Room(_)) => {
                     // A read had asked before any write that has overtaken what it holds.
                     pins.retain(|pin| !job.writes || pin.is_current());
                     self.hydrate(&job, &mut pins).await?;
                 }
+                Err(Failed::Cold(Cold { db, key, hash })) => {
+                    pins.retain(|pin| !job.writes || pin.is_current());
+                    let pin = self.0.fetch(db, key, hash, job.writes).await;
+                    pins.push(pin.map_err(|error| explain(&job, error))?);
+                    flight::sort(&mut pins);
+                }
             }
         }
         Err(ClientError::new("TRYAGAIN the keys change faster than they can be loaded"))
+    }
+
+    /// Waits until the queue to L3 has taken a step.
+    async fn wait_for_room(&self, until: tokio::time::Instant) -> Result<(), ClientError> {
+        let Some(log) = self.0.memory.log() else { return Err(ClientError::OOM) };
+        if tokio::time::Instant::now() >= until {
+            return Err(ClientError::OOM);
+        }
+        log.queue.rouse();
+        // Whoever comes between the last try and this call is told soon enough.
+        let _ = tokio::time::timeout(ROOM_STEP, log.room.notified()).await;
+        Ok(())
     }
 
     async fn take_turns(&self, job: &Job<'_>) -> Result<turns::Turn, ClientError> {
@@ -360,8 +428,9 @@ impl Cache {
 
     /// Fetches the keys that are neither in memory nor pinned, concurrently, and pins them.
     async fn hydrate(&self, job: &Job<'_>, pins: &mut Vec<Pin>) -> Result<(), ClientError> {
-        let fetch =
-            |key: Key<'_>| self.0.fetch(job.db, Bytes::copy_from_slice(key.bytes), key.hash);
+        let fetch = |key: Key<'_>| {
+            self.0.fetch(job.db, Bytes::copy_from_slice(key.bytes), key.hash, job.writes)
+        };
         let cold = self.cold_keys(job, pins);
         let mut fetched = stream::iter(cold.into_iter().map(fetch)).buffer_unordered(LOADS_AT_ONCE);
         let most = (self.0.memory.rules().limit() / 4).max(PINNED_LEAST);
@@ -381,8 +450,12 @@ impl Cache {
 
     /// The keys, each once, that have to be loaded.
     fn cold_keys<'a>(&self, job: &Job<'a>, pins: &[Pin]) -> Vec<Key<'a>> {
-        let loads = |(key, use_): &&(Key<'_>, Use)| {
-            *use_ != Use::Blind && self.reads_through(job.db, key.bytes)
+        let keeps_all = self.0.memory.keeps_all();
+        let loads = |(key, use_): &&(Key<'_>, Use)| match use_ {
+            Use::Blind => keeps_all && self.0.memory.has_below(job.db, key.hash),
+            _ => {
+                self.0.reads_through(job.db, key.bytes) || self.0.memory.has_below(job.db, key.hash)
+            }
         };
         let is_cold = |key: &Key<'_>| {
             flight::find(pins, job.db, *key).is_none() && !self.is_in_memory(job, *key)
@@ -404,10 +477,13 @@ impl Cache {
 
 /// A load's failure as a client sees it. A write that couldn't begin has no unknown outcome
 /// (SEMANTICS 3).
-fn explain(job: &Job<'_>, error: StoreError) -> ClientError {
+fn explain(job: &Job<'_>, error: FetchError) -> ClientError {
     match error {
-        StoreError::Timeout(text) if job.writes => StoreError::Down(text).client_error(),
-        error => error.client_error(),
+        FetchError::Disk => ClientError::new("TRYAGAIN the disk doesn't answer"),
+        FetchError::Store(StoreError::Timeout(text)) if job.writes => {
+            StoreError::Down(text).client_error()
+        }
+        FetchError::Store(error) => error.client_error(),
     }
 }
 

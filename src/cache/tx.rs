@@ -7,6 +7,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use bytes::Bytes;
 use parking_lot::MutexGuard;
 use smallvec::SmallVec;
 
@@ -41,8 +42,21 @@ pub enum Stop {
     Client(ClientError),
     /// It needs so many bytes more room; nothing has changed yet. The cache evicts and tries again.
     Room(usize),
+    /// It touched a key that has to be fetched first; nothing has changed yet.
+    Cold(Cold),
     /// It touched a key that isn't among those of its row.
     Stray,
+}
+
+/// A key that has to be fetched, of another database than the command's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cold {
+    /// The database.
+    pub db: usize,
+    /// The key.
+    pub key: Bytes,
+    /// Its hash.
+    pub hash: u64,
 }
 
 impl From<ClientError> for Stop {
@@ -186,14 +200,15 @@ impl<'a> Tx<'a> {
         if is_live(shelf.entry(slot), self.start.job.now) {
             return Some(slot);
         }
-        self.expire(at, slot);
+        self.expire(at, slot, key.hash);
         None
     }
 
     #[cold]
-    fn expire(&mut self, at: usize, slot: Slot) {
+    fn expire(&mut self, at: usize, slot: Slot, hash: u64) {
         let (memory, db, held) = (self.memory(), self.db, &mut self.held[at]);
         held.changed |= 1 << (db % 64);
+        memory.supersede(&mut held.core, db, hash, Some(slot));
         let shelf = memory.shelf(held.stripe, &mut held.core, db);
         drop(shelf.remove(slot, memory.rules()));
         memory.count_expired();
@@ -202,7 +217,10 @@ impl<'a> Tx<'a> {
     /// The key's live entry, wherever this attempt has it from.
     #[inline(always)]
     fn entry(&mut self, key: Key<'_>) -> Result<Option<Entry<'_>>, Stop> {
-        if self.start.staged.is_some() || !self.start.pins.is_empty() {
+        if self.start.staged.is_some()
+            || !self.start.pins.is_empty()
+            || self.db != self.start.job.db
+        {
             return self.entry_below(key);
         }
         let at = self.index(key.hash)?;
@@ -227,11 +245,30 @@ impl<'a> Tx<'a> {
         if let Some(slot) = self.slot_in(at, key) {
             return Ok(self.held[at].core.shelf(db).map(|shelf| shelf.entry(slot)));
         }
+        if db != self.start.job.db {
+            return self.entry_elsewhere(key);
+        }
         let now = self.start.job.now;
         // However long it took: what was loaded for this attempt is fresh to it.
         let ended = |entry: &Entry<'_>| entry.deadline() != 0 && entry.deadline() <= now;
         let pinned = flight::find(self.start.pins, db, key);
         Ok(pinned.and_then(Pin::entry).filter(|entry| !ended(entry)))
+    }
+
+    /// The pinned entry of a key of another database than the command's: it may have to be fetched.
+    fn entry_elsewhere(&mut self, key: Key<'_>) -> Result<Option<Entry<'_>>, Stop> {
+        let db = self.db;
+        let at = self.index(key.hash)?;
+        if let Some(pin) = flight::find(self.start.pins, db, key)
+            && (!self.start.job.writes || self.held[at].core.has_ticket(pin.ticket()))
+        {
+            return Ok(pin.entry());
+        }
+        if self.held[at].core.shelf(db).is_some_and(|shelf| shelf.has_below(key.hash)) {
+            let (key, hash) = (Bytes::copy_from_slice(key.bytes), key.hash);
+            return Err(Stop::Cold(Cold { db, key, hash }));
+        }
+        Ok(None)
     }
 
     /// The key's entry, without counting it as a hit or a miss and without keeping it warm.
@@ -351,7 +388,8 @@ impl<'a> Tx<'a> {
         let (memory, db, now) = (self.memory(), self.db, self.start.job.now);
         let Some(slot) = self.slot(key)? else { return Ok(false) };
         let held = self.held(key.hash)?;
-        held.core.cancel(db, key.hash);
+        memory.supersede(&mut held.core, db, key.hash, Some(slot));
+        held.changed |= u64::from(memory.log().is_some()) << (db % 64);
         let shelf = memory.shelf(held.stripe, &mut held.core, db);
         let Some(mut entry) = shelf.entry_mut(slot) else { return Ok(false) };
         if meta.fresh_until != 0 || entry.get().fresh_until() != 0 || !entry.resize(len) {
@@ -397,9 +435,11 @@ impl<'a> Tx<'a> {
         let (memory, db, now) = (self.memory(), self.db, self.start.job.now);
         let held = self.held(key.hash)?;
         held.changed |= 1 << (db % 64);
-        held.core.cancel(db, key.hash);
         let shelf = memory.shelf(held.stripe, &mut held.core, db);
-        match shelf.find(key.hash, key.bytes) {
+        let slot = shelf.find(key.hash, key.bytes);
+        memory.supersede(&mut held.core, db, key.hash, slot);
+        let shelf = memory.shelf(held.stripe, &mut held.core, db);
+        match slot {
             Some(slot) => shelf.replace(slot, key.hash, entry, memory.rules(), now),
             None => shelf.insert(key.hash, entry, memory.rules(), now),
         }
@@ -427,7 +467,8 @@ impl<'a> Tx<'a> {
             && let Some(slot) = self.slot(key)?
         {
             let held = self.held(key.hash)?;
-            held.core.cancel(db, key.hash);
+            memory.supersede(&mut held.core, db, key.hash, Some(slot));
+            held.changed |= u64::from(memory.log().is_some()) << (db % 64);
             let shelf = memory.shelf(held.stripe, &mut held.core, db);
             if let Some(mut entry) = shelf.entry_mut(slot)
                 && entry.resize(len)
@@ -464,7 +505,7 @@ impl<'a> Tx<'a> {
         {
             let held = self.held(key.hash)?;
             held.changed |= 1 << (db % 64);
-            held.core.cancel(db, key.hash);
+            memory.supersede(&mut held.core, db, key.hash, Some(slot));
             let shelf = memory.shelf(held.stripe, &mut held.core, db);
             shelf.set_deadline(slot, key.hash, deadline, memory.rules(), now);
             return Ok(true);
@@ -497,9 +538,9 @@ impl<'a> Tx<'a> {
             pin.remove();
         }
         let held = self.held(key.hash)?;
-        held.core.cancel(db, key.hash);
+        memory.supersede(&mut held.core, db, key.hash, slot);
+        held.changed |= u64::from(slot.is_some() || memory.log().is_some()) << (db % 64);
         if let Some(slot) = slot {
-            held.changed |= 1 << (db % 64);
             let shelf = memory.shelf(held.stripe, &mut held.core, db);
             drop(shelf.remove(slot, memory.rules()));
         }
@@ -517,14 +558,26 @@ impl<'a> Tx<'a> {
     }
 
     /// Whether a key's entry is in memory, or was pinned for this attempt by a flight that no write has
-    /// overtaken (a read may use one that was overtaken: it asked before).
-    pub(super) fn is_resident(&mut self, key: Key<'_>, write: bool) -> Result<bool, Stop> {
-        if self.slot(key)?.is_some() {
+    /// overtaken (a read may use one that was overtaken: it asked before), or is nowhere: it isn't to be
+    /// loaded `through` from a store, and L3 has no record that may be it.
+    #[inline]
+    pub(super) fn is_resident(
+        &mut self,
+        key: Key<'_>,
+        write: bool,
+        through: bool,
+    ) -> Result<bool, Stop> {
+        let at = self.index(key.hash)?;
+        if self.slot_in(at, key).is_some() {
             return Ok(true);
         }
-        let db = self.db;
-        let Some(pin) = flight::find(self.start.pins, db, key) else { return Ok(false) };
-        Ok(!write || self.held(key.hash)?.core.has_ticket(pin.ticket()))
+        let core = &self.held[at].core;
+        if let Some(pin) = flight::find(self.start.pins, self.db, key)
+            && (!write || core.has_ticket(pin.ticket()))
+        {
+            return Ok(true);
+        }
+        Ok(!through && !core.shelf(self.db).is_some_and(|shelf| shelf.has_below(key.hash)))
     }
 }
 

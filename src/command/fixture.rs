@@ -81,7 +81,7 @@ impl Fixture {
             reply.truncate(mark);
             match refusal {
                 Refusal::Client(error) => reply.error(&error),
-                Refusal::Below => panic!("nothing is below"),
+                Refusal::Below | Refusal::Busy => panic!("nothing is below"),
             }
         }
         out.chunks(0).flatten().copied().collect()

@@ -79,7 +79,7 @@ fn size(session: &mut Session, _: Args<'_>, reply: &mut Reply<'_>) -> Result<(),
 
 fn flush_one(session: &mut Session, args: Args<'_>, reply: &mut Reply<'_>) -> Result<(), Stop> {
     check_mode(args)?;
-    free(session.cache().memory().flush(session.db));
+    free(session.cache().memory().flush(session.db..session.db + 1));
     reply.ok();
     Ok(())
 }
@@ -87,7 +87,7 @@ fn flush_one(session: &mut Session, args: Args<'_>, reply: &mut Reply<'_>) -> Re
 fn flush_all(session: &mut Session, args: Args<'_>, reply: &mut Reply<'_>) -> Result<(), Stop> {
     check_mode(args)?;
     let memory = session.cache().memory();
-    free((0..memory.databases()).flat_map(|db| memory.flush(db)).collect());
+    free(memory.flush(0..memory.databases()));
     reply.ok();
     Ok(())
 }
@@ -162,7 +162,7 @@ mod tests {
         let bench = Bench::new(&[], Default::default());
         let fill = |count: usize| {
             (0..count).for_each(|number| bench.put(&format!("{number}"), b"v", 0));
-            free(bench.cache.memory().flush(0))
+            free(bench.cache.memory().flush(0..1))
         };
         assert!(!fill(FREED_AT_ONCE));
         assert!(fill(FREED_AT_ONCE + 1));

@@ -344,7 +344,7 @@ fn carry_out(
                 None => attempt_many(session, entry.row, args, &mut run),
             };
             match attempt {
-                Err(Refusal::Below) => {
+                Err(Refusal::Below | Refusal::Busy) => {
                     reply.truncate(mark);
                     return Next::Below;
                 }

@@ -78,8 +78,7 @@ fn read_settings(
 ) -> Result<(Settings, HashMap<&'static str, Span>), String> {
     let mut settings = Settings::default();
     let mut spans = HashMap::new();
-    for (key, item) in root.iter().filter(|(key, _)| !TABLES.contains(key)) {
-        let span = key_span(root, key);
+    let mut read = |key: &str, item: &Item, span: Span| {
         let setting =
             Setting::named(key).ok_or_else(|| unknown(origin, &span, key, top_names()))?;
         let (name, kind) = (setting.name, setting.kind);
@@ -88,8 +87,26 @@ fn read_settings(
         }
         let value = parse(origin, key, kind, item, &span)?;
         setting.put(&mut settings, value);
+        Ok(())
+    };
+    for (key, item) in root.iter().filter(|(key, _)| !TABLES.contains(key)) {
+        match item.as_table_like().filter(|_| is_group(key)) {
+            Some(group) => {
+                for (part, item) in group.iter() {
+                    read(&format!("{key}-{part}"), item, key_span(group, part))?;
+                }
+            }
+            None => read(key, item, key_span(root, key))?,
+        }
     }
     Ok((settings, spans))
+}
+
+/// Whether settings begin with this word, so that a table may hold them: `disk = { size = "1gb" }` is
+/// `disk-size = "1gb"`.
+fn is_group(word: &str) -> bool {
+    let begins = |name: &str| name.strip_prefix(word).is_some_and(|rest| rest.starts_with('-'));
+    Setting::named(word).is_none() && SETTINGS.iter().any(|setting| begins(setting.name))
 }
 
 /// The tables at the top of the file.
@@ -193,6 +210,17 @@ mod tests {
         assert_eq!(message, "larder.toml:2:1: `maxmemory` is `memory`, which is set above");
         let message = error("tcp-backlog = 5\ntcp_backlog = 6\n");
         assert_eq!(message, "larder.toml:2:1: `tcp_backlog` is `tcp-backlog`, which is set above");
+    }
+
+    #[test]
+    fn a_table_holds_settings_that_begin_alike() {
+        let text = "[disk]\nsize = '1gb'\nwrite_rate = '5mb'\n";
+        for text in [text, "disk = { size = '1gb', write_rate = '5mb' }", "disk-size = '1gb'"] {
+            assert_eq!(config(text).settings.disk_size, 1 << 30);
+        }
+        assert_eq!(config(text).settings.disk_write_rate, 5 << 20);
+        let message = error("disk = { siz = '1gb' }");
+        assert_eq!(message, "larder.toml:1:10: unknown key `disk-siz`; did you mean `disk-size`?");
     }
 
     #[test]

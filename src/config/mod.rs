@@ -29,7 +29,9 @@ pub use self::{
     machine::memory_share,
     settings::{Change, SETTINGS, Setting, Settings},
     tables::{NAMESPACE_KEYS, NamespaceConfig, STORE_KEYS, StoreConfig, StoreKind, TableKey},
-    types::{BindAddress, LogLevel, MaxmemoryPolicy, Mode, OutputLimit, OutputLimits, Secret},
+    types::{
+        BindAddress, LogLevel, MaxmemoryPolicy, Mode, OutputLimit, OutputLimits, Recover, Secret,
+    },
 };
 
 /// What the server is told at its start.

@@ -9,8 +9,11 @@ use std::{path::PathBuf, time::Duration};
 use super::{
     kind::{Kind, Refusal, Unit, Value},
     machine,
-    types::{BindAddress, Field, LogLevel, MaxmemoryPolicy, OutputLimit, OutputLimits, Secret},
+    types::{
+        BindAddress, Field, LogLevel, MaxmemoryPolicy, OutputLimit, OutputLimits, Recover, Secret,
+    },
 };
+use crate::tier::log as disk;
 
 const INT_MAX: i64 = i32::MAX as i64;
 const MIB: u64 = 1 << 20;
@@ -159,6 +162,23 @@ settings! {
         lfu_decay_time: u32 = 1, "lfu-decay-time", Kind::Integer(0, INT_MAX), Live;
     }
 
+    "Disk" {
+        /// Bytes on disk for what doesn't fit into memory (the third tier); 0: none.
+        disk_size: u64 = 0, "disk-size" / "", Kind::Bytes(0, disk::MOST), Restart;
+        /// Directory of the third tier; `l3` in `dir` if empty.
+        disk_path: Option<PathBuf> = None, "disk-path" / "", Kind::Path, Restart;
+        /// Bytes a second that the third tier may write; 0: any.
+        disk_write_rate: u64 = 0, "disk-write-rate" / "", Kind::Bytes(0, SIZE_MAX), Live;
+        /// How long a read of the disk may take; then it is a miss, unless a write needs the value.
+        disk_read_timeout: Duration = Duration::from_millis(500),
+            "disk-read-timeout" / "", Kind::Time(Unit::Millis, 1, INT_MAX), Live;
+        /// When what is on disk at the start is believed: `strict` after a clean stop or when only the
+        /// process had ended, `best-effort` also after the machine was started anew (then some of it
+        /// may be older than what was acknowledged), `none` never.
+        disk_recover: Recover = Recover::Strict,
+            "disk-recover" / "", Kind::Choice(Recover::NAMES), Restart;
+    }
+
     "Process" {
         /// Threads that serve clients; 0 for one per core.
         workers: u32 = 0, "workers" / "", Kind::Integer(0, 1024), Restart;
@@ -255,6 +275,12 @@ impl Settings {
         }
         if self.unixsocket.is_none() && self.bind.is_empty() {
             return Some(("bind", "no address and no `unixsocket`: nobody could connect"));
+        }
+        if self.disk_size != 0 && self.disk_size < disk::LEAST {
+            return Some(("disk-size", "less than 512kb, the smallest there is; 0 is none"));
+        }
+        if self.disk_size == 0 && self.disk_path.is_some() {
+            return Some(("disk-path", "without a `disk-size` nothing is kept there"));
         }
         if self.dir.as_os_str().is_empty() {
             return Some(("dir", "empty; `.` is the directory of the start"));

@@ -143,6 +143,18 @@ choice! {
 }
 
 choice! {
+    /// When what is on disk at the start is believed.
+    Recover {
+        /// After a clean stop, or if only the process had ended since.
+        Strict = "strict",
+        /// Always; after a power loss some of it may be older than what was acknowledged.
+        BestEffort = "best-effort",
+        /// Never.
+        None = "none",
+    }
+}
+
+choice! {
     /// How a namespace works with its store (SEMANTICS 18).
     Mode {
         /// The application loads and writes; the cache knows no store.

@@ -38,14 +38,22 @@ use crate::{
     cache::Cache,
     clock::Clock,
     command::shared::{Shared, ShutdownRequest, WorkerStats},
-    config::{Config, Live, Mode, NamespaceConfig, StoreConfig, StoreKind},
+    config::{self, Config, Live, Mode, NamespaceConfig, Settings, StoreConfig, StoreKind},
     error::Error,
     policy::{Namespace, NamespaceStats, Policies, Read, Write},
     store::{self, Store},
-    tier::{eviction::Eviction, memory::Options},
+    tier::{
+        eviction::Eviction,
+        log::{self, Log},
+        memory::Options,
+    },
 };
 use worker::{Message, Worker};
 
+/// The part of memory that may wait to be written to disk, and its bounds in bytes.
+const QUEUE_SHARE: usize = 32;
+const QUEUE_LEAST: usize = 256 << 10;
+const QUEUE_MOST: usize = 8 << 20;
 /// Threads of the background runtime.
 const BACKGROUND_THREADS: usize = 2;
 /// How often rates are taken and idle clients are looked for.
@@ -75,7 +83,8 @@ impl Server {
             .build()?;
         let policies = policies(config)?;
         let (sender, shutdown) = mpsc::unbounded_channel();
-        let shared = Arc::new(shared(config, policies, &background, sender));
+        let log = open_log(settings)?;
+        let shared = Arc::new(shared(config, policies, log, &background, sender));
         shared.apply_settings();
         let workers = shared.workers.iter().enumerate();
         let workers = workers
@@ -116,6 +125,15 @@ impl Server {
             memory.databases(),
             settings.maxclients,
         );
+        if let Some(log) = memory.log() {
+            let shape = log.shape();
+            text += &format!(
+                "  disk: {} MiB in {} segments, {} records found\n",
+                shape.bytes() >> 20,
+                shape.segments,
+                log.live().0,
+            );
+        }
         for namespace in self.shared.cache.policies().iter() {
             let prefix = String::from_utf8_lossy(&namespace.prefix).escape_debug().to_string();
             let store = namespace.store.as_ref().map_or("no store".into(), |(name, store)| {
@@ -148,6 +166,9 @@ impl Server {
         }
         for worker in self.workers {
             worker.join(limit.saturating_sub(started.elapsed()) + Duration::from_secs(1));
+        }
+        if let Err(why) = self.shared.cache.close() {
+            tracing::warn!("L3 was not closed cleanly: {why}");
         }
         self.background.shutdown_timeout(limit.saturating_sub(started.elapsed()));
         tracing::info!("bye");
@@ -219,6 +240,26 @@ fn lock_dir(dir: &Path) -> Result<fs::File, Error> {
     }
 }
 
+/// Opens the third tier, if there is to be one.
+fn open_log(settings: &Settings) -> Result<Option<Arc<Log>>, Error> {
+    if settings.disk_size == 0 {
+        return Ok(None);
+    }
+    let dir = settings.disk_path.clone().unwrap_or_else(|| settings.dir.join("l3"));
+    let queue = (settings.memory_limit() as usize / QUEUE_SHARE).clamp(QUEUE_LEAST, QUEUE_MOST);
+    let recover = match settings.disk_recover {
+        config::Recover::Strict => log::Recover::Strict,
+        config::Recover::BestEffort => log::Recover::BestEffort,
+        config::Recover::None => log::Recover::None,
+    };
+    let options = log::Options { queue, recover, ..log::Options::new(&dir, settings.disk_size) };
+    let log = Log::open(&options).map_err(|why| Error::DataDir(dir.clone(), why.to_string()))?;
+    if let Some(why) = log.started_empty {
+        tracing::info!("L3 in {} starts empty: {why}", dir.display());
+    }
+    Ok(Some(Arc::new(log)))
+}
+
 /// Opens the stores and makes the namespaces over them.
 fn policies(config: &Config) -> Result<Policies, Error> {
     let mut stores: HashMap<&str, Arc<dyn Store>> = HashMap::new();
@@ -261,6 +302,7 @@ fn policies(config: &Config) -> Result<Policies, Error> {
 fn shared(
     config: &Config,
     policies: Policies,
+    log: Option<Arc<Log>>,
     background: &Runtime,
     shutdown: mpsc::UnboundedSender<ShutdownRequest>,
 ) -> Shared {
@@ -271,6 +313,7 @@ fn shared(
         limit: settings.memory_limit() as usize,
         eviction: Eviction::from_name(settings.maxmemory_policy.name()).unwrap_or_default(),
         databases: settings.databases as usize,
+        log,
         ..Options::default()
     };
     let clock = Clock::default();

@@ -145,7 +145,8 @@ impl Adaptive {
     }
 
     /// Chooses a victim, notes it in the ghost and takes it out of the queues; the caller takes it out
-    /// of the table. `None`: no entry stands in a queue.
+    /// of the table. The victim's mark says whether it was used again since it came. `None`: no entry
+    /// stands in a queue.
     pub fn evict(&mut self, table: &Table) -> Option<Slot> {
         self.evicted = true;
         let mut chances = CHANCES;
@@ -214,6 +215,7 @@ impl Adaptive {
 
     fn leave(&mut self, item: Ref, entry: Entry<'_>, origin: Origin, table: &Table) {
         self.remove(entry);
+        entry.set_mark(u32::from(origin == Origin::Main));
         self.ghost.put(item, origin, table.len());
     }
 

@@ -59,6 +59,7 @@ const LONG: u32 = 1 << 17;
 const ACCESS: u32 = 1 << 18;
 const FRESH: u32 = 1 << 19;
 const RAW: u32 = 1 << 20;
+const STORED: u32 = 1 << 21;
 
 /// What a new entry carries beside key and value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -429,6 +430,17 @@ impl<'a> Entry<'a> {
     /// Notes whether the expiry wheel knows the entry. Call it under the stripe's lock.
     pub fn set_timed(self, timed: bool) {
         self.change(TIMED, if timed { TIMED } else { 0 });
+    }
+
+    /// Whether L3 has a record of the entry as it is.
+    #[inline]
+    pub fn is_stored(self) -> bool {
+        self.word() & STORED != 0
+    }
+
+    /// Notes whether L3 has a record of the entry as it is. Call it under the stripe's lock.
+    pub fn set_stored(self, stored: bool) {
+        self.change(STORED, if stored { STORED } else { 0 });
     }
 
     /// Whether the string was made by an edit.

@@ -6,8 +6,9 @@
 
 use std::{
     iter,
+    ops::Range,
     sync::{
-        OnceLock,
+        Arc, OnceLock,
         atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
 };
@@ -16,8 +17,10 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::{
     Rules, Weight,
+    demote::Evicted,
     entry::{Entry, EntryRef},
     eviction::Eviction,
+    log::{Log, slot::Slot as Record},
     shelf::{Shelf, is_live, next_random},
     table::{Hasher, Lines, SPLIT, Table, hash},
 };
@@ -47,6 +50,8 @@ pub struct Options {
     pub databases: usize,
     /// log2 of the number of stripes; `None`: by the capacity.
     pub stripe_bits: Option<u32>,
+    /// L3, if there is one: what is evicted goes there.
+    pub log: Option<Arc<Log>>,
 }
 
 impl Default for Options {
@@ -57,6 +62,7 @@ impl Default for Options {
             eviction: Eviction::default(),
             databases: 16,
             stripe_bits: None,
+            log: None,
         }
     }
 }
@@ -99,11 +105,17 @@ pub struct Memory {
     /// The stripe that gives when the key's own can't.
     hand: AtomicUsize,
     databases: usize,
+    log: Option<Arc<Log>>,
 }
 
-/// There is no room, and nothing may be evicted.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Full;
+/// Why there is no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoRoom {
+    /// Nothing may be evicted.
+    Full,
+    /// What is evicted has to wait for the disk.
+    Busy,
+}
 
 impl Memory {
     /// An empty tier.
@@ -120,10 +132,11 @@ impl Memory {
         };
         let segments = (entries >> stripe_bits) / SEGMENT_ENTRIES;
         let rules = Rules {
-            hasher: Hasher::new(),
+            hasher: options.log.as_ref().map_or_else(Hasher::new, |log| log.hasher()),
             weight: options.weight,
             stripe_bits,
             segment_bits: segments.max(1).ilog2().min(MAX_SEGMENT_BITS),
+            demotes: options.log.is_some(),
             limit: AtomicUsize::new(options.limit),
             eviction: AtomicU8::new(options.eviction as u8),
             samples: AtomicU32::new(5),
@@ -150,12 +163,19 @@ impl Memory {
             stripes,
             lines,
             rules,
-            used: AtomicUsize::new(0),
+            used: AtomicUsize::new(options.log.as_ref().map_or(0, |log| log.bytes())),
             evicted: AtomicU64::new(0),
             expired: AtomicU64::new(0),
             hand: AtomicUsize::new(0),
             databases: options.databases,
+            log: options.log.clone(),
         }
+    }
+
+    /// L3, if there is one.
+    #[inline]
+    pub fn log(&self) -> Option<&Arc<Log>> {
+        self.log.as_ref()
     }
 
     /// What the shelves go by.
@@ -256,13 +276,17 @@ impl Memory {
     /// whether that is still so.
     pub fn trim(&self, most: usize, now: u64) -> bool {
         let above = self.used().saturating_sub(self.rules.limit());
-        if above == 0 || self.rules.eviction() == Eviction::Noeviction {
+        if above == 0 || !self.may_evict() {
             return false;
         }
         let count = self.stripes.len();
         let (mut hand, mut barren) = (self.next_stripe(), 0);
         for _ in 0..most {
-            barren = if self.evict_from(hand, false, now, &[]) { 0 } else { barren + 1 };
+            barren = match self.evict_from(hand, false, now, &[]) {
+                Evicted::One => 0,
+                Evicted::None => barren + 1,
+                Evicted::Busy | Evicted::Full => return false,
+            };
             hand = (hand + 1) % count;
             if self.used() <= self.rules.limit() || barren > count {
                 return false;
@@ -306,7 +330,7 @@ impl Memory {
         stripe: usize,
         now: u64,
         spare: &[u64],
-    ) -> Result<(), Full> {
+    ) -> Result<(), NoRoom> {
         if self.used() + need <= self.rules.limit() {
             return Ok(());
         }
@@ -314,22 +338,32 @@ impl Memory {
     }
 
     #[cold]
-    fn evict_until(&self, need: usize, stripe: usize, now: u64, spare: &[u64]) -> Result<(), Full> {
-        if need > self.rules.limit() || self.rules.eviction() == Eviction::Noeviction {
-            return Err(Full);
+    fn evict_until(
+        &self,
+        need: usize,
+        stripe: usize,
+        now: u64,
+        spare: &[u64],
+    ) -> Result<(), NoRoom> {
+        if need > self.rules.limit() || !self.may_evict() {
+            return Err(NoRoom::Full);
         }
         let mut victim = stripe;
         // From here on by itself: whoever else evicts must not make it pass a stripe over.
         let mut hand = self.next_stripe();
         let mut barren = 0;
         while self.used() + need > self.rules.limit() {
-            if self.evict_from(victim, barren < self.stripes.len(), now, spare) {
-                barren = 0;
-                continue;
+            match self.evict_from(victim, barren < self.stripes.len(), now, spare) {
+                Evicted::One => {
+                    barren = 0;
+                    continue;
+                }
+                Evicted::None => barren += 1,
+                Evicted::Busy => return Err(NoRoom::Busy),
+                Evicted::Full => return Err(NoRoom::Full),
             }
-            barren += 1;
             if barren > 2 * self.stripes.len() {
-                return Err(Full);
+                return Err(NoRoom::Full);
             }
             victim = hand;
             hand = (hand + 1) % self.stripes.len();
@@ -339,24 +373,45 @@ impl Memory {
 
     /// Evicts one entry of a stripe, if it has one (and, if asked so, uses more than nine tenths of its
     /// fair share).
-    fn evict_from(&self, stripe: usize, fair: bool, now: u64, spare: &[u64]) -> bool {
+    fn evict_from(&self, stripe: usize, fair: bool, now: u64, spare: &[u64]) -> Evicted {
+        // Where it goes is known before it leaves.
+        let permit = match self.permit() {
+            Ok(permit) => permit,
+            Err(why) => return why,
+        };
         let mut core = self.lock(stripe);
         let core = &mut *core;
         core.random = next_random(core.random);
         let random = core.random;
-        let fullest = core.shelves_mut().filter(|shelf| !shelf.table().is_empty());
-        let Some(shelf) = fullest.max_by_key(|shelf| shelf.reported) else { return false };
-        if fair && shelf.reported < self.rules.capacity() / 10 * 9 {
-            return false;
-        }
+        let shelves = core.shelves_mut().enumerate();
+        let fullest = shelves
+            .filter(|(_, shelf)| !shelf.table().is_empty())
+            .max_by_key(|(_, shelf)| shelf.reported)
+            .filter(|(_, shelf)| !fair || shelf.reported >= self.rules.capacity() / 10 * 9);
+        let Some((db, shelf)) = fullest else {
+            self.give_back(permit);
+            return Evicted::None;
+        };
         let victim = shelf.evict(&self.rules, now, random, spare);
         // What was passed over may have moved in the queues.
         self.report(shelf);
-        let Some(entry) = victim else { return false };
+        let Some(entry) = victim else {
+            self.give_back(permit);
+            return Evicted::None;
+        };
+        let has_left = self.demote(shelf, db, entry, permit, now);
         self.report(shelf);
-        self.evicted.fetch_add(1, Relaxed);
-        drop(entry);
-        true
+        if has_left { Evicted::One } else { Evicted::None }
+    }
+
+    /// Whether the policy lets anything leave.
+    fn may_evict(&self) -> bool {
+        self.rules.demotes || self.rules.eviction() != Eviction::Noeviction
+    }
+
+    /// Counts entries that were forgotten to make room.
+    pub(super) fn count_evicted(&self, count: u64) {
+        self.evicted.fetch_add(count, Relaxed);
     }
 
     /// Removes up to `limit` entries of a stripe that are past their deadline, and says how many.
@@ -369,7 +424,10 @@ impl Memory {
                 && let Some(expired) = shelf.expire_next(&self.rules, now)
             {
                 looked += 1;
-                count += usize::from(expired);
+                if let Some(entry) = expired {
+                    count += 1;
+                    self.forget_record(shelf, entry.get());
+                }
             }
             self.report(shelf);
         }
@@ -377,13 +435,14 @@ impl Memory {
         count
     }
 
-    /// Entries of a database, and those of them with a deadline.
+    /// Keys of a database in memory and on disk, and those of them with a deadline.
     pub fn len(&self, db: usize) -> (usize, usize) {
         let mut sum = (0, 0);
         for stripe in 0..self.stripes.len() {
             if let Some(shelf) = self.lock(stripe).shelf(db) {
-                sum.0 += shelf.table().len();
-                sum.1 += shelf.volatile();
+                let (cold, volatile) = shelf.records.cold();
+                sum.0 += shelf.table().len() + cold;
+                sum.1 += shelf.volatile() + volatile;
             }
         }
         sum
@@ -395,15 +454,24 @@ impl Memory {
         (0..self.stripes.len()).map(|stripe| core_overhead(&self.lock(stripe))).sum()
     }
 
-    /// Empties a database. What was in it is freed when the result is dropped.
-    pub fn flush(&self, db: usize) -> Vec<Table> {
+    /// Empties databases, while all stripes are held. What was in them is freed when the result is
+    /// dropped.
+    pub fn flush(&self, databases: Range<usize>) -> Vec<Table> {
+        let mut held: Vec<_> = (0..self.stripes.len()).map(|stripe| self.lock(stripe)).collect();
+        if let Some(log) = &self.log {
+            log.state().renew(databases.clone());
+        }
         let mut taken = Vec::new();
-        for stripe in 0..self.stripes.len() {
-            let mut core = self.lock(stripe);
-            core.tickets.retain(|waiting| waiting.db != db);
-            if let Some(shelf) = core.shelf_mut(db) {
-                taken.push(shelf.clear(&self.rules));
-                self.report(shelf);
+        for core in &mut held {
+            core.tickets.retain(|waiting| !databases.contains(&waiting.db));
+            for db in databases.clone() {
+                if let Some(shelf) = core.shelf_mut(db) {
+                    if let Some(log) = &self.log {
+                        log.note_dropped(shelf.records.written());
+                    }
+                    taken.push(shelf.clear(&self.rules));
+                    self.report(shelf);
+                }
             }
         }
         taken
@@ -415,6 +483,9 @@ impl Memory {
             return;
         }
         let mut held: Vec<_> = (0..self.stripes.len()).map(|stripe| self.lock(stripe)).collect();
+        if let Some(log) = &self.log {
+            log.state().swap(a, b);
+        }
         for (stripe, core) in held.iter_mut().enumerate() {
             core.tickets.retain(|waiting| waiting.db != a && waiting.db != b);
             self.shelf(stripe, core, a);
@@ -524,9 +595,17 @@ impl Memory {
         self.lock(self.stripe_of(hash)).has_ticket(ticket)
     }
 
-    /// Installs what a flight brought, if its ticket still lives, the key is absent and there is room;
-    /// says whether it was.
-    pub fn land(&self, db: usize, hash: u64, ticket: Ticket, entry: EntryRef, now: u64) -> bool {
+    /// Installs what a flight brought (from this record of L3, or from a store), if its ticket still
+    /// lives, the key is absent and there is room; says whether it was.
+    pub fn land(
+        &self,
+        db: usize,
+        hash: u64,
+        ticket: Ticket,
+        entry: EntryRef,
+        from: Option<Record>,
+        now: u64,
+    ) -> bool {
         let stripe = self.stripe_of(hash);
         if self.make_room(self.rules.weight.of(entry.get()), stripe, now, &[]).is_err() {
             return false;
@@ -536,8 +615,12 @@ impl Memory {
             return false;
         }
         let shelf = self.shelf(stripe, &mut core, db);
-        match shelf.find(hash, entry.get().key()) {
-            Some(slot) if is_live(shelf.entry(slot), now) => return false,
+        let old = shelf.find(hash, entry.get().key());
+        if old.is_some_and(|slot| is_live(shelf.entry(slot), now)) {
+            return false;
+        }
+        self.note_promotion(shelf, hash, old, entry.get(), from);
+        match old {
             Some(slot) => shelf.replace(slot, hash, entry, &self.rules, now),
             None => shelf.insert(hash, entry, &self.rules, now),
         }
@@ -553,7 +636,7 @@ impl Core {
         if db == 0 { Some(&self.home) } else { self.others[db - 1].as_deref() }
     }
 
-    fn shelf_mut(&mut self, db: usize) -> Option<&mut Shelf> {
+    pub(super) fn shelf_mut(&mut self, db: usize) -> Option<&mut Shelf> {
         if db == 0 { Some(&mut self.home) } else { self.others[db - 1].as_deref_mut() }
     }
 
@@ -561,7 +644,7 @@ impl Core {
         iter::once(&self.home).chain(self.others.iter().flatten().map(|shelf| &**shelf))
     }
 
-    fn shelves_mut(&mut self) -> impl Iterator<Item = &mut Shelf> {
+    pub(super) fn shelves_mut(&mut self) -> impl Iterator<Item = &mut Shelf> {
         let others = self.others.iter_mut().flatten().map(|shelf| &mut **shelf);
         iter::once(&mut self.home).chain(others)
     }

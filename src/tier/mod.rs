@@ -1,15 +1,19 @@
 //! The tiers: where entries are kept. A tier may forget, but never returns a wrong or an older value.
 //!
 //! L2 is [`memory::Memory`]: stripes, each a lock over shelves (one for each database) of a
-//! [`table`](table::Table) of [`entries`](entry), eviction queues and an expiry wheel. Tiers know
-//! nothing of stores or commands; `cache/` composes them.
+//! [`table`](table::Table) of [`entries`](entry), eviction queues and an expiry wheel. L3 is
+//! [`log::Log`], a log on [`disk`] whose index stands on the shelves too; [`demote`] is what happens
+//! between them. Tiers know nothing of stores or commands; `cache/` composes them.
 
 pub mod adaptive;
 pub mod class;
+pub mod demote;
+pub mod disk;
 pub mod entry;
 pub mod eviction;
 pub mod fifo;
 pub mod ghost;
+pub mod log;
 pub mod memory;
 pub mod shelf;
 pub mod table;
@@ -51,6 +55,8 @@ pub struct Rules {
     pub stripe_bits: u32,
     /// log2 of the largest number of segments of a table.
     pub segment_bits: u32,
+    /// Whether what leaves goes to L3, so that every policy may choose a victim.
+    pub demotes: bool,
     /// The capacity of the whole tier.
     limit: AtomicUsize,
     eviction: AtomicU8,

@@ -8,6 +8,7 @@ use super::{
     adaptive::Adaptive,
     entry::{Entry, EntryMut, EntryRef},
     eviction::Eviction,
+    log::index::Index,
     table::{Slot, Table, hash},
     wheel::Wheel,
 };
@@ -15,8 +16,8 @@ use super::{
 /// Candidates that a sampling policy looks at before it gives up on a shelf with few volatile ones.
 const SAMPLE_TRIES: u32 = 64;
 
-/// Victims that may have to be spared before another is found, for each entry that is.
-const SPARE_TRIES: usize = 4;
+/// Entries that are looked at, for each that is spared, before the shelf is given up.
+const SPARE_TRIES: usize = 16;
 
 /// The entries of one database in one stripe. What a lookup reads stands first.
 #[repr(C)]
@@ -30,6 +31,8 @@ pub struct Shelf {
     volatile: usize,
     /// The cost last reported to the account of the whole tier.
     pub(super) reported: usize,
+    /// Where L3 has records.
+    pub(super) records: Index,
 }
 
 /// The moment when an entry is of no more use: the earlier of its two deadlines; 0: never.
@@ -57,6 +60,7 @@ impl Shelf {
             cost: 0,
             volatile: 0,
             reported: 0,
+            records: Index::new(rules.stripe_bits),
         }
     }
 
@@ -81,13 +85,19 @@ impl Shelf {
 
     /// Bytes beside the entries.
     pub fn overhead(&self) -> usize {
-        self.table.bytes() + self.queues.bytes() + self.wheel.bytes()
+        self.table.bytes() + self.queues.bytes() + self.wheel.bytes() + self.records.bytes()
     }
 
     /// The slot of a key, whether its entry is past its deadline or not.
     #[inline]
     pub fn find(&self, hash: u64, key: &[u8]) -> Option<Slot> {
         self.table.find(hash, key)
+    }
+
+    /// Whether L3 may have a record of a key with this hash.
+    #[inline]
+    pub fn has_below(&self, hash: u64) -> bool {
+        self.records.has(hash)
     }
 
     /// The entry of a slot.
@@ -178,17 +188,22 @@ impl Shelf {
         mut random: u64,
         spare: &[u64],
     ) -> Option<EntryRef> {
+        let mut slot = self.victim(rules, now, random)?;
         for _ in 0..=SPARE_TRIES * spare.len() {
-            random = next_random(random);
-            let slot = self.victim(rules, now, random)?;
             let entry = self.table.entry(slot);
             let hash = if spare.is_empty() { 0 } else { hash(&rules.hasher, entry.key()) };
             if !spare.contains(&hash) {
                 return Some(self.remove(slot, rules));
             }
-            if rules.eviction() == Eviction::AllkeysS3fifo {
+            if rules.eviction() == Eviction::AllkeysS3fifo && entry.queue() == 0 {
                 self.queues.adopt(self.table.reference(hash), entry);
             }
+            random = next_random(random);
+            slot = match rules.eviction() {
+                // The queues might choose the same one again and again.
+                Eviction::AllkeysS3fifo => self.random(random)?,
+                _ => self.victim(rules, now, random)?,
+            };
         }
         None
     }
@@ -196,12 +211,19 @@ impl Shelf {
     /// Who goes next. The queues have let go of it.
     fn victim(&mut self, rules: &Rules, now: u64, random: u64) -> Option<Slot> {
         let policy = rules.eviction();
-        if policy == Eviction::Noeviction {
-            return None;
+        let slot = match policy {
+            Eviction::Noeviction => None,
+            Eviction::AllkeysS3fifo => match self.queues.evict(&self.table) {
+                None => self.worst_of_sample(policy, rules, now, random),
+                slot => slot,
+            },
+            _ => self.worst_of_sample(policy, rules, now, random),
+        };
+        // To leave memory for the disk is not to be forgotten: anything may.
+        match slot {
+            None if rules.demotes => self.worst_of_sample(Eviction::AllkeysLru, rules, now, random),
+            slot => slot,
         }
-        let queued = policy == Eviction::AllkeysS3fifo;
-        let slot = if queued { self.queues.evict(&self.table) } else { None };
-        slot.or_else(|| self.worst_of_sample(policy, rules, now, random))
     }
 
     /// The entry of a sample that deserves most to go.
@@ -261,13 +283,12 @@ impl Shelf {
         self.table.sample(random)
     }
 
-    /// Removes an entry that is past its deadline, if one has come up; `Some(false)` when what came up
+    /// Removes an entry that is past its deadline, if one has come up; `Some(None)` when what came up
     /// was put back or stale, `None` when nothing is due.
-    pub fn expire_next(&mut self, rules: &Rules, now: u64) -> Option<bool> {
+    pub fn expire_next(&mut self, rules: &Rules, now: u64) -> Option<Option<EntryRef>> {
         let item = self.wheel.next_due(now)?;
         if let Some(slot) = self.table.find_ref(item, |entry| !is_live(entry, now)) {
-            drop(self.remove(slot, rules));
-            return Some(true);
+            return Some(Some(self.remove(slot, rules)));
         }
         if let Some(slot) = self.table.find_ref(item, |entry| entry.is_timed()) {
             let entry = self.table.entry(slot);
@@ -276,7 +297,7 @@ impl Shelf {
                 end => self.wheel.add(item, end, now),
             }
         }
-        Some(false)
+        Some(None)
     }
 
     /// Rebuilds the wheel when most of its items are stale (deadlines that keep moving earlier);
@@ -310,12 +331,14 @@ impl Shelf {
         });
     }
 
-    /// Empties the shelf; the entries are freed when the result is dropped, wherever that is.
+    /// Empties the shelf; the entries are freed when the result is dropped, wherever that is. L3's
+    /// records of it must be made invalid beside it.
     pub fn clear(&mut self, rules: &Rules) -> Table {
         self.queues = Adaptive::new(rules.weight);
         self.wheel = Wheel::default();
         self.cost = 0;
         self.volatile = 0;
+        self.records = Index::new(rules.stripe_bits);
         self.table.take()
     }
 
@@ -326,6 +349,7 @@ impl Shelf {
         std::mem::swap(&mut self.wheel, &mut other.wheel);
         std::mem::swap(&mut self.cost, &mut other.cost);
         std::mem::swap(&mut self.volatile, &mut other.volatile);
+        std::mem::swap(&mut self.records, &mut other.records);
     }
 }
 

@@ -37,7 +37,7 @@ async fn rule_1_an_acknowledged_write_outlives_an_older_load() {
             bench.faults.wait_for_calls(Op::Load, 1).await;
             bench.set("r:k", "v2").await.unwrap();
             if flushed {
-                drop(bench.cache.memory().flush(0));
+                drop(bench.cache.memory().flush(0..1));
             }
             bench.faults.release(Op::Load);
         };
@@ -55,7 +55,7 @@ async fn rule_1_a_flush_cancels_the_loads_under_way() {
     bench.faults.hold(Op::Load);
     let flush = async {
         bench.faults.wait_for_calls(Op::Load, 1).await;
-        drop(bench.cache.memory().flush(0));
+        drop(bench.cache.memory().flush(0..1));
         bench.faults.release(Op::Load);
     };
     let (read, ()) = tokio::join!(bench.get("r:k"), flush);
@@ -70,7 +70,7 @@ async fn rule_1_a_write_that_was_overtaken_loads_again() {
     let write = async {
         bench.faults.wait_for_calls(Op::Load, 1).await;
         bench.set("r:n", "40").await.unwrap();
-        drop(bench.cache.memory().flush(0));
+        drop(bench.cache.memory().flush(0..1));
         bench.store("r:n", b"41").await;
         bench.faults.release(Op::Load);
     };

@@ -2,6 +2,7 @@
 //! with a hand-set clock over a memory store whose calls fail, hang and lose their answers as told.
 
 mod loads;
+mod tiers;
 mod writes;
 
 use std::{sync::Arc, time::Duration};
@@ -102,7 +103,7 @@ impl Bench {
         let ended = match self.cache.attempt(&job, &mut run) {
             Ok(()) => Ok(()),
             Err(Refusal::Client(error)) => Err(error),
-            Err(Refusal::Below) => self.cache.go_below(&job, &mut run).await,
+            Err(Refusal::Below | Refusal::Busy) => self.cache.go_below(&job, &mut run).await,
         };
         ended.map_err(|error| error.text().to_owned())?;
         Ok(result.expect("the command ran"))

@@ -1,0 +1,264 @@
+//! The threads of L3: a few that read records for flights, and one that writes what memory demotes.
+
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::{
+    Inner,
+    flight::{FetchError, Found, Pilot},
+};
+use crate::tier::{
+    disk::{PAGE, buffer::Buffer},
+    entry::{EntryRef, Meta},
+    log::{
+        Fetched, Log, add,
+        slot::{QUEUED, Slot},
+        writer::Writer,
+    },
+    memory::Memory,
+    shelf::is_live,
+};
+
+/// Reads under way at once.
+const READERS: usize = 16;
+/// Flights that wait for a reader; more are taken for a disk that doesn't answer.
+const MOST_WAITING: usize = 1 << 16;
+/// How often a record is looked for again because its segment was reclaimed meanwhile.
+const TRIES: u32 = 8;
+/// A reader's buffer is made smaller again when it is larger than this.
+const KEPT_BUFFER: usize = 64 << 10;
+/// How long the writer waits for more before it writes less than it would like to.
+const IDLE: Duration = Duration::from_millis(500);
+/// How long it sleeps at most while nothing comes.
+const NAP: Duration = Duration::from_millis(100);
+/// How long it waits after an error.
+const BACKOFF: Duration = Duration::from_millis(100);
+/// How long a read may take, unless told otherwise.
+const READ_LIMIT: Duration = Duration::from_millis(500);
+
+/// The threads, and what they are told.
+pub(super) struct Disk {
+    log: Arc<Log>,
+    flights: Arc<Waiting>,
+    /// Taken by whoever closes the log.
+    writer: Arc<Mutex<Option<Writer>>>,
+    /// How long a read may take, in microseconds; then it is a miss.
+    pub(super) read_limit: AtomicU64,
+    /// Bytes a second that may be written; 0: any.
+    pub(super) write_rate: Arc<AtomicU64>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    flights: Mutex<VecDeque<Pilot>>,
+    more: Condvar,
+    closed: AtomicBool,
+}
+
+impl Disk {
+    /// Recovers what is on disk into the index, and starts the readers.
+    pub(super) fn start(log: &Arc<Log>, memory: &Memory) -> Self {
+        log.recover(memory);
+        let flights = Arc::new(Waiting::default());
+        for number in 0..READERS {
+            let (flights, log) = (flights.clone(), log.clone());
+            let thread = thread::Builder::new().name(format!("larder-read-{number}"));
+            if let Err(why) = thread.spawn(move || read_for_ever(&flights, &log)) {
+                tracing::error!("a thread that reads L3 can't start: {why}");
+            }
+        }
+        Self {
+            log: log.clone(),
+            flights,
+            writer: Arc::new(Mutex::new(Some(Writer::new(log.clone())))),
+            read_limit: AtomicU64::new(READ_LIMIT.as_micros() as u64),
+            write_rate: Arc::default(),
+        }
+    }
+
+    /// Starts the thread that writes; it ends with the cache.
+    pub(super) fn write_for(&self, cache: &Arc<Inner>) {
+        let (cache, log) = (Arc::downgrade(cache), self.log.clone());
+        let (writer, rate) = (self.writer.clone(), self.write_rate.clone());
+        let thread = thread::Builder::new().name("larder-write".into());
+        if let Err(why) = thread.spawn(move || write_for_ever(&cache, &log, &writer, &rate)) {
+            tracing::error!("the thread that writes L3 can't start: {why}");
+        }
+    }
+
+    /// Has a reader look for a flight's key.
+    pub(super) fn fly(&self, pilot: Pilot) {
+        let mut flights = self.flights.flights.lock();
+        if flights.len() >= MOST_WAITING {
+            drop(flights);
+            return pilot.go_on_to_store(Err(FetchError::Disk));
+        }
+        flights.push_back(pilot);
+        drop(flights);
+        self.flights.more.notify_one();
+    }
+
+    /// Writes all that waits and closes the log; nothing is demoted from here on.
+    pub(super) fn close(&self, memory: &Memory) -> io::Result<()> {
+        match self.writer.lock().take() {
+            Some(writer) => writer.close(memory),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        self.flights.closed.store(true, Relaxed);
+        // Under the lock, so that no reader misses it on its way to sleep.
+        drop(self.flights.flights.lock());
+        self.flights.more.notify_all();
+        self.log.queue.rouse();
+    }
+}
+
+impl Inner {
+    /// How long a flight is waited for while it looks into L3.
+    pub(super) fn disk_patience(&self, writes: bool) -> Option<Duration> {
+        let disk = self.disk.as_ref()?;
+        let limit = Duration::from_micros(disk.read_limit.load(Relaxed));
+        Some(if writes { limit.max(self.store_timeout()) } else { limit })
+    }
+
+    /// Counts a flight that wasn't waited for.
+    pub(super) fn note_slow_disk(&self) {
+        if let Some(disk) = &self.disk {
+            add(&disk.log.counters.timeouts, 1);
+        }
+    }
+}
+
+fn read_for_ever(waiting: &Waiting, log: &Log) {
+    let mut buffer = Buffer::zeroed(PAGE);
+    loop {
+        let mut flights = waiting.flights.lock();
+        let pilot = loop {
+            if let Some(pilot) = flights.pop_front() {
+                break pilot;
+            }
+            if waiting.closed.load(Relaxed) {
+                return;
+            }
+            waiting.more.wait(&mut flights);
+        };
+        drop(flights);
+        let found = look(log, &pilot, &mut buffer);
+        pilot.go_on_to_store(found);
+        if buffer.len() > KEPT_BUFFER {
+            buffer = Buffer::zeroed(PAGE);
+        }
+    }
+}
+
+/// Looks for a flight's key in L3 and, if it is there, brings it into memory.
+fn look(log: &Log, pilot: &Pilot, buffer: &mut Buffer) -> Result<Found, FetchError> {
+    let memory = &pilot.cache.memory;
+    let now = pilot.cache.clock.now();
+    for _ in 0..TRIES {
+        let Some(below) = memory.below(pilot.db, pilot.hash) else { return Ok(None) };
+        let mut best: Option<(u64, EntryRef, Slot)> = None;
+        let mut has_moved = false;
+        for record in below.records {
+            let found = if record.has(QUEUED) {
+                look_in_queue(log, pilot, record)
+            } else {
+                let access = memory.rules().eviction().first_access(now);
+                log.read(buffer, record, below.keyspace, &pilot.key, |found| {
+                    (found.head.version, found.entry(access))
+                })
+            };
+            match found {
+                Fetched::Found((version, entry)) => {
+                    if best.as_ref().is_none_or(|(newest, ..)| version > *newest) {
+                        best = Some((version, entry, record));
+                    }
+                }
+                // The place, or the queue's number, may be another record's by now.
+                Fetched::Other => {
+                    has_moved |= !memory.has_record(below.keyspace, pilot.hash, record);
+                }
+                // What is bad because its segment was reclaimed meanwhile is looked for again.
+                Fetched::Bad if memory.drop_record(below.keyspace, pilot.hash, record) => {
+                    add(&log.counters.bad_records, 1);
+                }
+                Fetched::Bad => has_moved = true,
+                Fetched::Failed(why) => {
+                    tracing::debug!("L3 can't be read: {why}");
+                    return Err(FetchError::Disk);
+                }
+            }
+        }
+        if let Some((_, entry, record)) = best {
+            if !is_live(entry.get(), now) {
+                memory.drop_record(below.keyspace, pilot.hash, record);
+                return Ok(None);
+            }
+            add(&log.counters.hits, 1);
+            return Ok(Some(pilot.install(entry, Some(record))));
+        }
+        if !has_moved {
+            return Ok(None);
+        }
+    }
+    Ok(None)
+}
+
+fn look_in_queue(log: &Log, pilot: &Pilot, record: Slot) -> Fetched<(u64, EntryRef)> {
+    let Some(entry) = log.queue.get(record.place() as u32) else { return Fetched::Bad };
+    let entry = entry.get();
+    if entry.key() != &*pilot.key {
+        return Fetched::Other;
+    }
+    add(&log.counters.queue_hits, 1);
+    let access = pilot.cache.memory.rules().eviction().first_access(pilot.cache.clock.now());
+    let copy = EntryRef::new(entry.key(), &[entry.value()], &Meta { access, ..entry.meta() });
+    Fetched::Found((u64::MAX, copy))
+}
+
+fn write_for_ever(
+    cache: &Weak<Inner>,
+    log: &Log,
+    writer: &Mutex<Option<Writer>>,
+    rate: &AtomicU64,
+) {
+    let mut last = Instant::now();
+    loop {
+        let Some(cache) = cache.upgrade() else { return };
+        let before = log.counters.written_bytes.load(Relaxed);
+        let mut writer = writer.lock();
+        let Some(open) = writer.as_mut() else { return };
+        let is_idle = last.elapsed() > IDLE && !open.is_done();
+        let result = open.step(&cache.memory, is_idle);
+        drop(writer);
+        // It may be the last one who has the cache.
+        drop(cache);
+        match result {
+            Ok(0) => log.queue.sleep(NAP),
+            Ok(_) => last = Instant::now(),
+            Err(why) => {
+                tracing::warn!("L3 can't be written: {why}");
+                thread::sleep(BACKOFF);
+            }
+        }
+        let written = log.counters.written_bytes.load(Relaxed) - before;
+        let rate = rate.load(Relaxed);
+        if rate != 0 && written > 0 {
+            thread::sleep(Duration::from_secs_f64(written as f64 / rate as f64));
+        }
+    }
+}

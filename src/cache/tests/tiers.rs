@@ -1,0 +1,299 @@
+//! Memory and disk together, against a plain map.
+
+use std::{collections::HashMap, path::Path, sync::atomic::Ordering::Relaxed};
+
+use super::*;
+use crate::{
+    cache::tx::Ttl,
+    tier::{
+        disk::{faulty::Faults as DiskFaults, faulty::Faulty, real::Real},
+        log::{self, Log},
+    },
+};
+
+const KEYS: u64 = 600;
+
+/// A cache of little memory over a small disk.
+struct Tiers {
+    cache: Cache,
+    clock: Clock,
+    counters: Counters,
+}
+
+fn options(dir: &Path, eviction: Eviction, disk: &Arc<DiskFaults>) -> Options {
+    let options = log::Options {
+        queue: 64 << 10,
+        disk: Arc::new(Faulty::new(Real, disk.clone())),
+        ..log::Options::new(dir, 4 << 20)
+    };
+    let log = Some(Arc::new(Log::open(&options).expect("the log opens")));
+    Options { limit: 700 << 10, eviction, databases: 4, log, ..Options::default() }
+}
+
+impl Tiers {
+    fn open(dir: &Path, eviction: Eviction, clock: &Clock) -> Self {
+        Self::with_faults(dir, eviction, clock, &Arc::default())
+    }
+
+    fn with_faults(dir: &Path, eviction: Eviction, clock: &Clock, disk: &Arc<DiskFaults>) -> Self {
+        let options = options(dir, eviction, disk);
+        let runtime = Some(Handle::current());
+        let cache = Cache::new(&options, Policies::default(), clock.clone(), runtime);
+        Self { cache, clock: clock.clone(), counters: Counters::default() }
+    }
+
+    fn log(&self) -> &Log {
+        self.cache.memory().log().expect("there is one")
+    }
+
+    async fn run<T>(
+        &self,
+        db: usize,
+        key: &str,
+        use_: Use,
+        mut command: impl FnMut(&mut Tx<'_>, Key<'_>) -> Result<T, Stop>,
+    ) -> Result<T, String> {
+        let key = Key { bytes: key.as_bytes(), hash: self.cache.memory().hash(key.as_bytes()) };
+        let keys = [(key, use_)];
+        let job = Job {
+            db,
+            now: self.clock.now(),
+            keys: &keys,
+            writes: use_ != Use::Read,
+            room: if use_ == Use::Read { 0 } else { 5_000 },
+            touch: true,
+            counters: &self.counters,
+        };
+        let mut result = None;
+        let mut run = |tx: &mut Tx<'_>| command(tx, key).map(|value| result = Some(value));
+        let ended = match self.cache.attempt(&job, &mut run) {
+            Ok(()) => Ok(()),
+            Err(Refusal::Client(error)) => Err(error),
+            Err(Refusal::Below | Refusal::Busy) => self.cache.go_below(&job, &mut run).await,
+        };
+        ended.map_err(|error| error.text().to_owned())?;
+        Ok(result.expect("the command ran"))
+    }
+
+    async fn get(&self, db: usize, key: &str) -> Result<Option<Vec<u8>>, String> {
+        self.run(db, key, Use::Read, |tx, key| Ok(tx.string(key)?.map(<[u8]>::to_vec))).await
+    }
+
+    async fn set(&self, db: usize, key: &str, value: &[u8], ttl: Ttl) -> Result<(), String> {
+        self.run(db, key, Use::Blind, |tx, key| tx.set(key, &[value], ttl)).await
+    }
+
+    async fn append(&self, db: usize, key: &str, value: &[u8]) -> Result<(), String> {
+        self.run(db, key, Use::Write, |tx, key| {
+            let old = tx.string(key)?.unwrap_or_default().to_vec();
+            tx.set(key, &[&old, value], Ttl::Keep)
+        })
+        .await
+    }
+
+    async fn expire(&self, db: usize, key: &str, deadline: u64) -> Result<bool, String> {
+        self.run(db, key, Use::Write, |tx, key| tx.set_deadline(key, deadline)).await
+    }
+
+    async fn delete(&self, db: usize, key: &str) -> Result<bool, String> {
+        self.run(db, key, Use::Write, |tx, key| tx.remove(key)).await
+    }
+}
+
+/// What a plain map says: value and deadline by database and key.
+type Model = HashMap<(usize, u64), (Vec<u8>, u64)>;
+
+struct Run {
+    random: u64,
+    eviction: Eviction,
+    misses: u64,
+    hits: u64,
+}
+
+impl Run {
+    fn next(&mut self) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random
+    }
+
+    /// One operation on both, and what it must agree on.
+    async fn step(&mut self, tiers: &Tiers, model: &mut Model, number: u64) {
+        let (random, kind) = (self.next(), self.next() % 100);
+        let (db, key) = ((random % 16 / 15) as usize, random >> 8);
+        // Some keys are asked for more often.
+        let key = if random & 128 != 0 { key % KEYS } else { key % (KEYS / 20) };
+        let name = format!("key:{key}");
+        let now = tiers.clock.now();
+        model.retain(|at, (_, deadline)| *at != (db, key) || *deadline == 0 || *deadline > now);
+        let known = model.get(&(db, key)).cloned();
+        match kind {
+            0..55 => {
+                let found = tiers.get(db, &name).await.expect("reads don't fail");
+                self.compare(number, &name, found.as_deref(), known.as_ref());
+                if found.is_none() {
+                    model.remove(&(db, key));
+                }
+            }
+            55..75 => {
+                // Longer than a segment; that has no place on disk where nothing may be forgotten.
+                let long = if self.eviction == Eviction::Noeviction { 20_000 } else { 70_000 };
+                let len = if random & 0xf00_0000 == 0 { long } else { random % 3_000 };
+                let value = value(number, len as usize);
+                let deadline = if random & 1 == 0 { 0 } else { now + 1 + random % 5_000 };
+                let ttl = if deadline == 0 { Ttl::Clear } else { Ttl::At(deadline) };
+                tiers.set(db, &name, &value, ttl).await.expect("there is room");
+                model.insert((db, key), (value, deadline));
+            }
+            75..80 => {
+                // What it appends to is either all there or not there.
+                tiers.append(db, &name, b"+").await.expect("there is room");
+                let found = tiers.get(db, &name).await.expect("reads don't fail");
+                let mut wanted = known.clone().unwrap_or_default();
+                wanted.0.push(b'+');
+                if found.as_deref() == Some(b"+") {
+                    self.misses += u64::from(known.is_some());
+                    model.insert((db, key), (b"+".to_vec(), 0));
+                } else {
+                    self.compare(number, &name, found.as_deref(), Some(&wanted));
+                    model.remove(&(db, key));
+                    if let Some(found) = found {
+                        model.insert((db, key), (found, wanted.1));
+                    }
+                }
+            }
+            80..87 => {
+                let deadline = if random & 1 == 0 { 0 } else { now + 1 + random % 5_000 };
+                let found = tiers.expire(db, &name, deadline).await.expect("no failure");
+                assert!(!found || known.is_some(), "operation {number}: {name} came back");
+                match known {
+                    Some((value, _)) if found => drop(model.insert((db, key), (value, deadline))),
+                    _ => drop(model.remove(&(db, key))),
+                }
+            }
+            87..97 => {
+                let found = tiers.delete(db, &name).await.expect("no failure");
+                assert!(!found || known.is_some(), "operation {number}: {name} came back");
+                model.remove(&(db, key));
+            }
+            97..99 => tiers.clock.set(now + random % 300),
+            _ if random & 0xff00 == 0 => {
+                drop(tiers.cache.memory().flush(db..db + 1));
+                model.retain(|(other, _), _| *other != db);
+            }
+            _ if random & 0xff00 == 0x100 => {
+                tiers.cache.memory().swap(0, 1);
+                let old = std::mem::take(model);
+                model.extend(old.into_iter().map(|((db, key), known)| ((db ^ 1, key), known)));
+            }
+            _ => {
+                for stripe in 0..tiers.cache.memory().stripes() {
+                    tiers.cache.memory().expire(stripe, 16, now);
+                }
+            }
+        }
+    }
+
+    fn compare(
+        &mut self,
+        number: u64,
+        name: &str,
+        found: Option<&[u8]>,
+        known: Option<&(Vec<u8>, u64)>,
+    ) {
+        let seed = std::env::var("LARDER_SEED").unwrap_or_default();
+        match (found, known) {
+            (Some(found), Some((known, _))) => {
+                assert!(found == known, "operation {number}: {name} is stale; seed {seed}");
+                self.hits += 1;
+            }
+            (Some(_), None) => panic!("operation {number}: {name} came back; seed {seed}"),
+            (None, Some(_)) => {
+                assert!(
+                    self.eviction != Eviction::Noeviction,
+                    "operation {number}: {name} was forgotten; seed {seed}"
+                );
+                self.misses += 1;
+            }
+            (None, None) => {}
+        }
+    }
+}
+
+fn value(number: u64, len: usize) -> Vec<u8> {
+    let mut value = number.to_le_bytes().to_vec();
+    value.resize(len.max(8), number as u8);
+    value
+}
+
+fn seed() -> u64 {
+    std::env::var("LARDER_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_261_125)
+}
+
+/// SEMANTICS 1, 3, 6, 7, 8: whatever moves between memory and disk, nothing older than the last
+/// acknowledged write is seen, and nothing deleted.
+async fn agree(eviction: Eviction, operations: u64, seed: u64) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let clock = Clock::manual(NOW);
+    let mut tiers = Tiers::open(dir.path(), eviction, &clock);
+    let mut model = Model::new();
+    let mut run = Run { random: seed | 1, eviction, misses: 0, hits: 0 };
+    let mut disk_hits = 0;
+    for number in 0..operations {
+        run.step(&tiers, &mut model, number).await;
+        if run.next().is_multiple_of(20_000) {
+            // Memory is gone, as after kill -9; now and then the end is a clean one.
+            let counters = &tiers.log().counters;
+            disk_hits += counters.hits.load(Relaxed);
+            assert_eq!(counters.bad_records.load(Relaxed), 0, "{counters:?}");
+            let is_clean = run.next() & 1 == 0;
+            if is_clean {
+                tiers.cache.close().expect("closes");
+            }
+            drop(tiers);
+            tiers = open_again(dir.path(), eviction, &clock).await;
+            if eviction == Eviction::Noeviction {
+                // What was only in memory is lost with it: start anew with what is left.
+                forget_lost(&tiers, &mut model).await;
+            }
+        }
+    }
+    let counters = &tiers.log().counters;
+    assert!(run.hits > operations / 10, "{} hits", run.hits);
+    disk_hits += counters.hits.load(Relaxed);
+    assert!(disk_hits > operations / 100, "{disk_hits} {counters:?}");
+    assert_eq!(counters.bad_records.load(Relaxed), 0, "{counters:?}");
+}
+
+/// The files are free once the threads of the last cache have ended.
+async fn open_again(dir: &Path, eviction: Eviction, clock: &Clock) -> Tiers {
+    for _ in 0..5_000 {
+        if log::map::Map::open(&dir.join("state"), 1024).is_ok() {
+            return Tiers::open(dir, eviction, clock);
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    panic!("the log is still in use");
+}
+
+async fn forget_lost(tiers: &Tiers, model: &mut Model) {
+    let all: Vec<_> = model.iter().map(|(at, known)| (*at, known.clone())).collect();
+    for ((db, key), (value, _)) in all {
+        let found = tiers.get(db, &format!("key:{key}")).await.expect("reads don't fail");
+        assert!(found.as_ref().is_none_or(|found| *found == value), "key:{key} is stale");
+        if found.is_none() {
+            model.remove(&(db, key));
+        }
+    }
+}
+
+#[tokio::test]
+async fn memory_and_disk_do_what_a_map_does() {
+    agree(Eviction::AllkeysS3fifo, 100_000, seed()).await;
+}
+
+#[tokio::test]
+async fn nothing_is_forgotten_without_leave() {
+    agree(Eviction::Noeviction, 50_000, seed()).await;
+}

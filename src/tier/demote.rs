@@ -1,0 +1,334 @@
+//! What happens between L2 and L3: demotion, promotion, invalidation.
+//!
+//! A shelf has the index of its keys' records beside its table; both stand under the stripe's lock. Of a
+//! key there is at most one valid record, and an entry in memory that has one, unchanged, is marked
+//! *stored* and its record *resident*. So an entry that isn't stored has no record, and only the first
+//! change of one that is, or of a key that isn't in memory, has to look into the index.
+
+use smallvec::SmallVec;
+
+use super::{
+    entry::{Entry, EntryRef},
+    eviction::Eviction,
+    log::{
+        Log, add,
+        contents::Item,
+        queue::Permit,
+        record,
+        slot::{HOT, QUEUED, RESIDENT, Slot as Record, VOLATILE},
+    },
+    memory::{Core, Memory},
+    shelf::{Shelf, is_live},
+    table::{Slot, hash},
+};
+
+/// How an attempt to evict an entry ended.
+pub(super) enum Evicted {
+    /// One has left memory.
+    One,
+    /// None could be chosen here.
+    None,
+    /// The queue to L3 is full, and what would leave may not be forgotten.
+    Busy,
+    /// The disk is full, and what would leave may not be forgotten.
+    Full,
+}
+
+/// Records that a key may have.
+pub struct Below {
+    /// The contents of its database.
+    pub keyspace: u32,
+    /// The records: most often one.
+    pub records: SmallVec<[Record; 2]>,
+}
+
+impl Memory {
+    /// Whether the policy lets a key be forgotten to make room.
+    pub fn keeps(&self, volatile: bool) -> bool {
+        match self.rules().eviction() {
+            Eviction::Noeviction => true,
+            policy => policy.is_volatile() && !volatile,
+        }
+    }
+
+    /// Whether there may be keys that the policy doesn't let be forgotten.
+    pub fn keeps_all(&self) -> bool {
+        self.keeps(false)
+    }
+
+    /// A place in the queue to L3; `None`: what leaves is forgotten.
+    pub(super) fn permit(&self) -> Result<Option<Permit>, Evicted> {
+        let Some(log) = self.log() else { return Ok(None) };
+        let keeps = self.keeps_all();
+        if keeps && !log.may_keep() {
+            return Err(Evicted::Full);
+        }
+        match log.queue.reserve() {
+            // Until the log is full nothing is forgotten either (SEMANTICS 6).
+            None if keeps || !log.is_full() => Err(Evicted::Busy),
+            permit => Ok(permit),
+        }
+    }
+
+    pub(super) fn give_back(&self, permit: Option<Permit>) {
+        if let (Some(log), Some(permit)) = (self.log(), permit) {
+            log.queue.release(permit);
+        }
+    }
+
+    /// Takes care of an entry that has just left memory to make room; false if it had to come back.
+    pub(super) fn demote(
+        &self,
+        shelf: &mut Shelf,
+        db: usize,
+        entry: EntryRef,
+        permit: Option<Permit>,
+        now: u64,
+    ) -> bool {
+        let Some(log) = self.log() else {
+            self.count_evicted(1);
+            return true;
+        };
+        let view = entry.get();
+        let hash = hash(&self.rules().hasher, view.key());
+        let volatile = view.deadline() != 0;
+        if !is_live(view, now) {
+            self.forget_record(shelf, view);
+        } else if view.is_stored() && has_left(log, shelf, hash) {
+            add(&log.counters.unchanged, 1);
+        } else if self.keeps(volatile) && !log.fits(view, self.keeps_all()) {
+            let copy = EntryRef::new(view.key(), &[view.value()], &view.meta());
+            shelf.insert(hash, copy, self.rules(), now);
+            self.give_back(permit);
+            return false;
+        } else if !log.fits(view, self.keeps_all()) || !self.is_worth(log, view, hash) {
+            add(&log.counters.rejected, 1);
+            self.count_evicted(1);
+        } else if let Some(permit) = permit {
+            let bytes = record::size(view.key().len(), view.value().len(), &view.meta());
+            add(&log.counters.demotions, 1);
+            add(&log.counters.demoted_bytes, bytes as u64);
+            let number = log.queue.push(permit, log.state().keyspace(db), hash, entry);
+            let flags = if volatile { VOLATILE } else { 0 };
+            shelf.records.insert(hash, Record::queued(number, flags));
+            return true;
+        } else {
+            add(&log.counters.dropped, 1);
+            self.count_evicted(1);
+        }
+        self.give_back(permit);
+        true
+    }
+
+    /// Whether a victim is worth a place on disk.
+    fn is_worth(&self, log: &Log, entry: Entry<'_>, hash: u64) -> bool {
+        !log.is_full()
+            || self.keeps(entry.deadline() != 0)
+            || self.rules().eviction() != Eviction::AllkeysS3fifo
+            || entry.mark() > 0
+            || entry.is_stored()
+            || log.admission.is_known(hash)
+    }
+
+    /// Cancels the flights of a key that changes, and makes its records invalid (SEMANTICS 1, 7). The
+    /// key stands in `slot`, if it is in memory. Call it before the change is seen.
+    #[inline]
+    pub fn supersede(&self, core: &mut Core, db: usize, hash: u64, slot: Option<Slot>) {
+        core.cancel(db, hash);
+        if let Some(log) = self.log() {
+            drop_superseded(log, core, db, hash, slot);
+        }
+    }
+
+    /// Makes the record of an entry invalid that has left memory because it ended.
+    pub(super) fn forget_record(&self, shelf: &mut Shelf, entry: Entry<'_>) {
+        if let Some(log) = self.log()
+            && entry.is_stored()
+        {
+            drop_records(log, shelf, hash(&self.rules().hasher, entry.key()));
+        }
+    }
+
+    /// Notes that an entry is about to be installed that was read from this record, or loaded.
+    pub(super) fn note_promotion(
+        &self,
+        shelf: &mut Shelf,
+        hash: u64,
+        old: Option<Slot>,
+        entry: Entry<'_>,
+        from: Option<Record>,
+    ) {
+        let Some(log) = self.log() else { return };
+        if old.is_some_and(|slot| shelf.entry(slot).is_stored()) {
+            // The record ended with its entry.
+            return drop_records(log, shelf, hash);
+        }
+        match from.and_then(|from| shelf.records.find_slot(hash, from)) {
+            Some(at) => {
+                let record = shelf.records.slot(at);
+                shelf.records.set(at, record.with(RESIDENT | HOT, true));
+                entry.set_stored(true);
+            }
+            // It may stand elsewhere by now, or belong to what the store has replaced.
+            None => drop_records(log, shelf, hash),
+        }
+        add(&log.counters.promotions, u64::from(from.is_some()));
+    }
+
+    /// Records that a key with this hash may have, while it isn't in memory.
+    pub fn below(&self, db: usize, hash: u64) -> Option<Below> {
+        let log = self.log()?;
+        let core = self.lock(self.stripe_of(hash));
+        let shelf = core.shelf(db)?;
+        let found = shelf.records.find(hash);
+        if found.is_empty() {
+            return None;
+        }
+        let records = found.into_iter().map(|at| shelf.records.slot(at)).collect();
+        Some(Below { keyspace: log.state().keyspace(db), records })
+    }
+
+    /// Whether L3 may have a record of a key with this hash.
+    pub fn has_below(&self, db: usize, hash: u64) -> bool {
+        self.log().is_some()
+            && self.lock(self.stripe_of(hash)).shelf(db).is_some_and(|shelf| shelf.has_below(hash))
+    }
+
+    fn with_records<T>(
+        &self,
+        keyspace: u32,
+        hash: u64,
+        run: impl FnOnce(&Log, &mut Shelf) -> T,
+    ) -> Option<T> {
+        let log = self.log()?;
+        let stripe = self.stripe_of(hash);
+        let mut core = self.lock(stripe);
+        // While a stripe is held no database changes its contents.
+        let db = log.state().database(keyspace).filter(|db| *db < self.databases())?;
+        let shelf = self.shelf(stripe, &mut core, db);
+        let result = run(log, shelf);
+        self.report(shelf);
+        Some(result)
+    }
+
+    /// Whether the index has this record of a key with this hash.
+    pub fn has_record(&self, keyspace: u32, hash: u64, record: Record) -> bool {
+        let has = |_: &Log, shelf: &mut Shelf| shelf.records.find_slot(hash, record).is_some();
+        self.with_records(keyspace, hash, has).unwrap_or(false)
+    }
+
+    /// What the index has of a record of the log, if it still counts.
+    pub fn record_of(&self, item: &Item) -> Option<Record> {
+        self.with_records(item.keyspace, item.hash, |_, shelf| {
+            let at = shelf.records.find_slot(item.hash, item.slot)?;
+            Some(shelf.records.slot(at))
+        })?
+    }
+
+    /// Forgets a record; false if the index didn't have it.
+    pub fn drop_record(&self, keyspace: u32, hash: u64, record: Record) -> bool {
+        let drop = |log: &Log, shelf: &mut Shelf| {
+            let Some(at) = shelf.records.find_slot(hash, record) else { return false };
+            if shelf.records.slot(at).has(RESIDENT) {
+                forget_stored(self, shelf, hash);
+            } else {
+                self.count_evicted(1);
+            }
+            log.invalidate(shelf.records.remove(at));
+            true
+        };
+        self.with_records(keyspace, hash, drop).unwrap_or(false)
+    }
+
+    /// Notes that a record is written now; the index had it as `from`.
+    pub fn move_record(&self, item: &Item, from: Record) {
+        self.with_records(item.keyspace, item.hash, |log, shelf| {
+            let Some(at) = shelf.records.find_slot(item.hash, from) else { return };
+            let old = shelf.records.slot(at);
+            // One that is written again has to be hit again.
+            let kept = if old.has(QUEUED) { HOT | RESIDENT } else { RESIDENT };
+            let new = Record(item.slot.0 | old.0 & kept);
+            log.invalidate(old);
+            log.validate(new);
+            shelf.records.set(at, new);
+        });
+    }
+
+    /// Brings a record that was found on disk into the index; false if it belongs to nothing.
+    pub fn adopt_record(&self, item: &Item) -> bool {
+        let adopt = |log: &Log, shelf: &mut Shelf| {
+            shelf.records.insert(item.hash, item.slot);
+            log.validate(item.slot);
+        };
+        self.with_records(item.keyspace, item.hash, adopt).is_some()
+    }
+
+    /// Forgets all records of a segment, by looking at every one there is.
+    pub fn drop_segment(&self, segment: usize) {
+        let Some(log) = self.log() else { return };
+        let units = log.shape().units();
+        let first = segment as u64 * units;
+        let is_there = |record: Record| {
+            !record.has(QUEUED) && (first..first + units).contains(&record.place())
+        };
+        for stripe in 0..self.stripes() {
+            let mut core = self.lock(stripe);
+            for shelf in core.shelves_mut() {
+                shelf.records.retain(|record| {
+                    if is_there(record) {
+                        log.invalidate(record);
+                    }
+                    !is_there(record)
+                });
+                self.report(shelf);
+            }
+        }
+    }
+}
+
+/// Notes that a stored entry has left memory unchanged; false if its record isn't known for sure.
+fn has_left(log: &Log, shelf: &mut Shelf, hash: u64) -> bool {
+    let found = shelf.records.find(hash);
+    let resident: SmallVec<[_; 2]> =
+        found.into_iter().filter(|at| shelf.records.slot(*at).has(RESIDENT)).collect();
+    if let [at] = resident[..] {
+        let record = shelf.records.slot(at);
+        shelf.records.set(at, record.with(RESIDENT, false));
+        return true;
+    }
+    if !resident.is_empty() {
+        // Two keys that look alike: which record is whose would have to be read.
+        drop_records(log, shelf, hash);
+    }
+    false
+}
+
+fn drop_superseded(log: &Log, core: &mut Core, db: usize, hash: u64, slot: Option<Slot>) {
+    let Some(shelf) = core.shelf_mut(db) else { return };
+    if let Some(slot) = slot {
+        let entry = shelf.entry(slot);
+        if !entry.is_stored() {
+            return;
+        }
+        entry.set_stored(false);
+    }
+    drop_records(log, shelf, hash);
+}
+
+/// Makes all records invalid that a key with this hash may have.
+fn drop_records(log: &Log, shelf: &mut Shelf, hash: u64) {
+    while let Some(at) = shelf.records.find(hash).first() {
+        log.invalidate(shelf.records.remove(*at));
+        add(&log.counters.invalidated, 1);
+    }
+}
+
+/// Notes that an entry in memory has no record any more.
+fn forget_stored(memory: &Memory, shelf: &Shelf, hash_of_key: u64) {
+    let hasher = &memory.rules().hasher;
+    let item = shelf.table().reference(hash_of_key);
+    let wanted = |entry: Entry<'_>| entry.is_stored() && hash(hasher, entry.key()) == hash_of_key;
+    if let Some(slot) = shelf.table().find_ref(item, wanted) {
+        shelf.entry(slot).set_stored(false);
+    }
+}

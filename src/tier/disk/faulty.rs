@@ -1,0 +1,123 @@
+//! A disk that does what broken ones do: it fails, stalls, fills up, or forgets, as it is told.
+
+use std::{
+    io,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    thread,
+    time::Duration,
+};
+
+use super::{Disk, File};
+
+/// What is wrong with a disk, changed while it is in use.
+#[derive(Debug, Default)]
+pub struct Faults {
+    /// Of so many reads one fails with EIO; 0: none.
+    pub fail_reads: AtomicU64,
+    /// Of so many writes one fails with EIO; 0: none.
+    pub fail_writes: AtomicU64,
+    /// Writes fail for lack of room unless this is 0.
+    pub full: AtomicU64,
+    /// Writes are acknowledged and forgotten unless this is 0.
+    pub lose_writes: AtomicU64,
+    /// How long each read takes longer, in microseconds.
+    pub read_delay: AtomicU64,
+    /// How long each write takes longer, in microseconds.
+    pub write_delay: AtomicU64,
+    reads: AtomicU64,
+    writes: AtomicU64,
+}
+
+impl Faults {
+    /// Reads so far.
+    pub fn reads(&self) -> u64 {
+        self.reads.load(Relaxed)
+    }
+
+    /// Writes so far.
+    pub fn writes(&self) -> u64 {
+        self.writes.load(Relaxed)
+    }
+}
+
+/// Another disk with [`Faults`].
+pub struct Faulty<D> {
+    inner: D,
+    faults: Arc<Faults>,
+}
+
+impl<D: Disk> Faulty<D> {
+    /// Puts faults before a disk.
+    pub fn new(inner: D, faults: Arc<Faults>) -> Self {
+        Self { inner, faults }
+    }
+}
+
+struct FaultyFile {
+    inner: Arc<dyn File>,
+    faults: Arc<Faults>,
+}
+
+fn fails(one_of: &AtomicU64, count: u64) -> bool {
+    let one_of = one_of.load(Relaxed);
+    one_of != 0 && count.is_multiple_of(one_of)
+}
+
+fn stall(delay: &AtomicU64) {
+    let delay = delay.load(Relaxed);
+    if delay != 0 {
+        thread::sleep(Duration::from_micros(delay));
+    }
+}
+
+impl<D: Disk> Disk for Faulty<D> {
+    fn open(&self, path: &Path, direct: bool) -> io::Result<Arc<dyn File>> {
+        let inner = self.inner.open(path, direct)?;
+        Ok(Arc::new(FaultyFile { inner, faults: self.faults.clone() }))
+    }
+}
+
+impl File for FaultyFile {
+    fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
+        let count = self.faults.reads.fetch_add(1, Relaxed) + 1;
+        stall(&self.faults.read_delay);
+        if fails(&self.faults.fail_reads, count) {
+            return Err(rustix::io::Errno::IO.into());
+        }
+        self.inner.read_at(buf, at)
+    }
+
+    fn write_at(&self, buf: &[u8], at: u64) -> io::Result<()> {
+        let count = self.faults.writes.fetch_add(1, Relaxed) + 1;
+        stall(&self.faults.write_delay);
+        if self.faults.full.load(Relaxed) != 0 {
+            return Err(rustix::io::Errno::NOSPC.into());
+        }
+        if fails(&self.faults.fail_writes, count) {
+            // As a torn write does: the beginning is there, the end isn't.
+            let half = (buf.len() / 2).next_multiple_of(super::PAGE).min(buf.len());
+            self.inner.write_at(&buf[..half], at)?;
+            return Err(rustix::io::Errno::IO.into());
+        }
+        if self.faults.lose_writes.load(Relaxed) != 0 {
+            return Ok(());
+        }
+        self.inner.write_at(buf, at)
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.inner.allocate(len)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.inner.sync()
+    }
+
+    fn is_direct(&self) -> bool {
+        self.inner.is_direct()
+    }
+}

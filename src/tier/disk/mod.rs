@@ -1,0 +1,39 @@
+//! Files on disk, behind a trait: what L3 and all that must survive a crash is written to.
+//!
+//! [`real`] is the system's; [`faulty`] stands before another one and does what broken disks do. Reads
+//! and writes name their place, so that any number of threads may use a file at once.
+
+pub mod buffer;
+pub mod faulty;
+pub mod real;
+
+use std::{io, path::Path, sync::Arc};
+
+/// The alignment that direct reads and writes need, of place, length and memory alike: what every
+/// device and file system that we know of is content with.
+pub const PAGE: usize = 4096;
+
+/// Where files are opened.
+pub trait Disk: Send + Sync {
+    /// Opens a file to read and write, made if it isn't there. `direct` asks to pass the system's page
+    /// cache by; where the file system can't, the file is opened without.
+    fn open(&self, path: &Path, direct: bool) -> io::Result<Arc<dyn File>>;
+}
+
+/// An open file.
+///
+/// Duties: a write that returned `Ok` is what later reads see, also those of another process after
+/// this one was killed; after [`File::sync`] also after a power loss. A failed write may have written
+/// any part. Callers keep to [`PAGE`] in place, length and memory, whatever the file asks for.
+pub trait File: Send + Sync {
+    /// Fills `buf` from the byte `at` on; returns less than its length at the file's end only.
+    fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize>;
+    /// Writes all of `buf` from the byte `at` on.
+    fn write_at(&self, buf: &[u8], at: u64) -> io::Result<()>;
+    /// Makes the file this long and, if the file system can, takes the room for it now.
+    fn allocate(&self, len: u64) -> io::Result<()>;
+    /// Brings what was written onto the device.
+    fn sync(&self) -> io::Result<()>;
+    /// Whether reads and writes pass the page cache by.
+    fn is_direct(&self) -> bool;
+}

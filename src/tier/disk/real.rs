@@ -1,0 +1,98 @@
+//! The system's files.
+
+use std::{
+    fs, io,
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    path::Path,
+    sync::Arc,
+};
+
+use rustix::fs::{FallocateFlags, OFlags, fallocate};
+
+use super::{Disk, File};
+
+/// The system's file system.
+pub struct Real;
+
+struct Open {
+    file: fs::File,
+    direct: bool,
+}
+
+impl Disk for Real {
+    fn open(&self, path: &Path, direct: bool) -> io::Result<Arc<dyn File>> {
+        let mut options = fs::OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        if direct {
+            let flag = OFlags::DIRECT.bits() as i32;
+            match options.clone().custom_flags(flag).open(path) {
+                Ok(file) => return Ok(Arc::new(Open { file, direct: true })),
+                // The file system has no direct I/O.
+                Err(why) if why.kind() == io::ErrorKind::InvalidInput => {}
+                Err(why) => return Err(why),
+            }
+        }
+        Ok(Arc::new(Open { file: options.open(path)?, direct: false }))
+    }
+}
+
+impl File for Open {
+    fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < buf.len() {
+            match self.file.read_at(&mut buf[filled..], at + filled as u64) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
+                Err(why) => return Err(why),
+            }
+        }
+        Ok(filled)
+    }
+
+    fn write_at(&self, buf: &[u8], at: u64) -> io::Result<()> {
+        self.file.write_all_at(buf, at)
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)?;
+        match fallocate(&self.file, FallocateFlags::empty(), 0, len) {
+            Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+            result => Ok(result?),
+        }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn is_direct(&self) -> bool {
+        self.direct
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{PAGE, buffer::Buffer},
+        *,
+    };
+
+    #[test]
+    fn what_is_written_is_read() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for direct in [false, true] {
+            let path = dir.path().join(format!("{direct}"));
+            let file = Real.open(&path, direct).expect("opens");
+            file.allocate(8 * PAGE as u64).expect("room");
+            let mut buffer = Buffer::zeroed(2 * PAGE);
+            buffer.fill(7);
+            file.write_at(&buffer, PAGE as u64).expect("writes");
+            file.sync().expect("syncs");
+            buffer.fill(0);
+            assert_eq!(file.read_at(&mut buffer, 2 * PAGE as u64).expect("reads"), 2 * PAGE);
+            assert!(buffer[..PAGE].iter().all(|byte| *byte == 7) && buffer[PAGE..] == [0; PAGE]);
+            assert_eq!(file.read_at(&mut buffer, 7 * PAGE as u64).expect("the end"), PAGE);
+        }
+    }
+}

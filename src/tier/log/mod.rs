@@ -1,0 +1,417 @@
+//! L3: a log of segments on disk, with an index in memory.
+//!
+//! ```text
+//!  dir/log    | segment 0 | segment 1 | ...            written one after the other, round and round
+//!  segment    | record | record | ...   | table of its records, from the end |
+//!  dir/state  what must survive the process: see [`state`]
+//! ```
+//!
+//! **Demotion.** What memory evicts enters a bounded [`queue`]; its index entry names the queue's number,
+//! so it can be found, and invalidated, at any moment (SEMANTICS 7). The [`writer`] takes what waits,
+//! writes it behind the last record, and then, under the stripe's lock, turns the index entry into a
+//! place in the log and sets the record's bit in the mapped [`state`].
+//!
+//! **Validity.** A record counts only if its bit is set: what was never finished, was overwritten,
+//! deleted or re-timed, or belongs to contents that a database no longer has, is nothing. So kill -9 can
+//! neither lose an invalidation nor bring back a record whose index entry was dropped.
+//!
+//! **Reclaim.** When the log is full the oldest segment makes room: records that were hit since they were
+//! written go back to the queue, up to a small share; the others are forgotten, unless the eviction
+//! policy says that they may not be: then they are written again, all of them.
+//!
+//! Nothing here starts a thread: [`writer::Writer::step`] and [`Log::read`] do their work when they are
+//! called, by the cache's threads, by a test, or by a simulation.
+
+pub mod admission;
+pub mod contents;
+pub mod index;
+pub mod map;
+pub mod queue;
+mod reclaim;
+pub mod record;
+pub mod recover;
+pub mod slot;
+pub mod state;
+pub mod writer;
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
+    },
+};
+
+use super::{
+    disk::{self, Disk, File, PAGE, buffer::Buffer},
+    entry::Entry,
+    table::{Hasher, hash},
+};
+use admission::Admission;
+use queue::Queue;
+use record::Record;
+use slot::Slot;
+use state::{Hashing, Shape, State};
+
+/// Records begin at multiples of so many bytes.
+pub const UNIT: usize = 64;
+/// The longest segment, and the shortest.
+const SEGMENT_MOST: u64 = 16 << 20;
+const SEGMENT_LEAST: u64 = 64 << 10;
+/// A log has at least so many segments of less than the greatest length.
+const SEGMENTS: u64 = 64;
+/// The smallest log, and the largest: what the index's places can name.
+pub const LEAST: u64 = SEGMENT_LEAST * 8;
+/// See [`LEAST`].
+pub const MOST: u64 = (UNIT as u64) << slot::PLACE_BITS;
+/// What may not be forgotten may fill so much of the log: cleaning needs the rest.
+const KEPT_PERCENT: u64 = 80;
+
+/// When what was found on disk at the start is believed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Recover {
+    /// After a clean stop, or if only the process had ended since.
+    #[default]
+    Strict,
+    /// Always: after a power loss some of it may be older than what was acknowledged.
+    BestEffort,
+    /// Never.
+    None,
+}
+
+/// What a log is opened with.
+#[derive(Clone)]
+pub struct Options {
+    /// The directory of its files.
+    pub dir: PathBuf,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Bytes of a segment; `None`: by the size.
+    pub segment: Option<usize>,
+    /// Whether to believe what is there.
+    pub recover: Recover,
+    /// Bytes of entries that may wait to be written.
+    pub queue: usize,
+    /// The disk.
+    pub disk: Arc<dyn Disk>,
+}
+
+impl Options {
+    /// The usual, for a directory and a size.
+    pub fn new(dir: &Path, size: u64) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            size,
+            segment: None,
+            recover: Recover::default(),
+            queue: 8 << 20,
+            disk: Arc::new(disk::real::Real),
+        }
+    }
+
+    fn shape(&self) -> Shape {
+        let by_size = (self.size / SEGMENTS).clamp(SEGMENT_LEAST, SEGMENT_MOST);
+        let segment = self.segment.map_or(1 << by_size.ilog2(), |bytes| bytes as u64);
+        let segments = (self.size.min(MOST) / segment).max(4);
+        Shape { segment_bytes: segment as usize, segments: segments as usize }
+    }
+}
+
+/// Counts since the start.
+#[derive(Debug, Default)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct Counters {
+    /// Reads of the disk.
+    pub reads: AtomicU64,
+    pub read_bytes: AtomicU64,
+    pub read_nanos: AtomicU64,
+    /// Reads that found their key.
+    pub hits: AtomicU64,
+    /// Hits on entries that waited to be written.
+    pub queue_hits: AtomicU64,
+    /// Reads that found the record of another key.
+    pub other_keys: AtomicU64,
+    pub read_errors: AtomicU64,
+    /// Records whose checksum, generation or form was wrong.
+    pub bad_records: AtomicU64,
+    /// Reads that took longer than they may.
+    pub timeouts: AtomicU64,
+    pub writes: AtomicU64,
+    pub written_bytes: AtomicU64,
+    pub write_errors: AtomicU64,
+    /// Entries that left memory for the queue, and the bytes of their records.
+    pub demotions: AtomicU64,
+    pub demoted_bytes: AtomicU64,
+    /// Entries whose record was on disk already.
+    pub unchanged: AtomicU64,
+    /// Entries that came back to memory.
+    pub promotions: AtomicU64,
+    /// Victims that weren't worth a place.
+    pub rejected: AtomicU64,
+    /// Victims for which the queue had no room.
+    pub dropped: AtomicU64,
+    /// Hot records that were written again when their segment was reclaimed, and their bytes.
+    pub reinserted: AtomicU64,
+    pub reinserted_bytes: AtomicU64,
+    /// Records that went with their segment.
+    pub forgotten: AtomicU64,
+    /// Records that a change of their key made invalid.
+    pub invalidated: AtomicU64,
+    /// Records found at the start.
+    pub recovered: AtomicU64,
+}
+
+/// Adds to a counter.
+pub fn add(counter: &AtomicU64, count: u64) {
+    counter.fetch_add(count, Relaxed);
+}
+
+/// The log.
+pub struct Log {
+    shape: Shape,
+    file: Arc<dyn File>,
+    state: State,
+    hashing: Hashing,
+    /// Entries that wait to be written.
+    pub queue: Queue,
+    /// Bytes that are written at once.
+    chunk: usize,
+    /// What is worth a place.
+    pub admission: Admission,
+    /// What happened since the start.
+    pub counters: Counters,
+    /// Units of valid records.
+    live: AtomicU64,
+    records: AtomicU64,
+    /// Whether every segment was written once, so that more has to be forgotten.
+    is_full: AtomicBool,
+    /// Why it started empty, if it did.
+    pub started_empty: Option<&'static str>,
+    /// Tells those who wait for room in the queue.
+    pub room: tokio::sync::Notify,
+}
+
+impl std::fmt::Debug for Log {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Log").field("shape", &self.shape).finish_non_exhaustive()
+    }
+}
+
+/// What a read of a record found.
+pub enum Fetched<T> {
+    /// The key's record.
+    Found(T),
+    /// A record of another key, or of contents that are gone.
+    Other,
+    /// Nothing that is a record.
+    Bad,
+    /// The disk gave an error.
+    Failed(io::Error),
+}
+
+/// The hash of something that tells one hash function from another.
+fn fingerprint(hasher: &Hasher) -> u64 {
+    hash(hasher, b"larder") ^ hash(hasher, &[7; 100])
+}
+
+fn new_hashing() -> Hashing {
+    // The only source of randomness that std offers: seeds of its own hasher.
+    let random = || {
+        use std::hash::{BuildHasher, Hasher};
+        std::collections::hash_map::RandomState::new().build_hasher().finish()
+    };
+    let seeds = [random(), random(), random(), random()];
+    Hashing { seeds, fingerprint: fingerprint(&hasher_of(&seeds)) }
+}
+
+fn hasher_of(seeds: &[u64; 4]) -> Hasher {
+    Hasher::with_seeds(seeds[0], seeds[1], seeds[2], seeds[3])
+}
+
+impl Log {
+    /// Opens a log, made if there is none. What it holds is found by [`recover`].
+    pub fn open(options: &Options) -> io::Result<Self> {
+        fs::create_dir_all(&options.dir)?;
+        let shape = options.shape();
+        let path = options.dir.join("state");
+        let mut state = State::open(&path, shape)?;
+        let file = options.disk.open(&options.dir.join("log"), true)?;
+        let hashing = state.hashing();
+        let why = match (state.mismatch(), options.recover) {
+            (Some(why), _) => Some(why),
+            (None, Recover::None) => Some("it is told to"),
+            (None, _) if fingerprint(&hasher_of(&hashing.seeds)) != hashing.fingerprint => {
+                Some("another build wrote it")
+            }
+            (None, Recover::Strict) if !state.is_trusted() => {
+                Some("the machine was started anew without a clean stop before")
+            }
+            (None, _) => None,
+        };
+        if why.is_some() {
+            // The old one may be of another size: what was mapped beyond goes.
+            drop(state);
+            fs::remove_file(&path)?;
+            state = State::open(&path, shape)?;
+            state.format(&new_hashing());
+        }
+        let hashing = state.hashing();
+        if let Err(error) = file.allocate(shape.bytes()) {
+            tracing::warn!("{}: no room for all of it yet: {error}", options.dir.display());
+        }
+        state.begin()?;
+        let chunk = (options.queue / 4).clamp(64 << 10, writer::CHUNK);
+        let is_used = |at: &usize| state.segment(*at).1 != state::Kind::Empty;
+        // One is always empty.
+        let is_full = (0..shape.segments).filter(is_used).count() + 1 >= shape.segments;
+        Ok(Self {
+            shape,
+            file,
+            state,
+            hashing,
+            queue: Queue::new(options.queue, chunk),
+            chunk,
+            admission: Admission::new(shape.bytes()),
+            counters: Counters::default(),
+            live: AtomicU64::new(0),
+            records: AtomicU64::new(0),
+            is_full: AtomicBool::new(is_full),
+            started_empty: why,
+            room: tokio::sync::Notify::new(),
+        })
+    }
+
+    /// What hashes keys: it has to be the same at the next start.
+    pub fn hasher(&self) -> Hasher {
+        hasher_of(&self.hashing.seeds)
+    }
+
+    /// Its size.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// Its mapped state.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Bytes of memory that it takes beside the index.
+    pub fn bytes(&self) -> usize {
+        self.queue.most_bytes() + self.admission.bytes() + self.state.bytes() + 2 * self.chunk
+    }
+
+    /// Whether every segment was written once.
+    pub fn is_full(&self) -> bool {
+        self.is_full.load(Acquire)
+    }
+
+    /// Notes that every segment was written once.
+    fn set_full(&self) {
+        self.is_full.store(true, Release);
+    }
+
+    /// Valid records, and their bytes.
+    pub fn live(&self) -> (u64, u64) {
+        (self.records.load(Relaxed), self.live.load(Relaxed) * UNIT as u64)
+    }
+
+    /// Whether there is room for records that may not be forgotten.
+    pub fn may_keep(&self) -> bool {
+        self.live().1 < self.shape.bytes() / 100 * KEPT_PERCENT
+    }
+
+    /// Whether an entry's record fits. One that is longer than a segment takes the place of whole
+    /// segments, so it doesn't where those may not be forgotten.
+    pub fn fits(&self, entry: Entry<'_>, keeps: bool) -> bool {
+        let bytes = record::size(entry.key().len(), entry.value().len(), &entry.meta());
+        let most =
+            if keeps { self.shape.segment_bytes / 2 } else { self.shape.bytes() as usize / 4 };
+        bytes <= most
+    }
+
+    /// Notes that a record is valid from now on. Call it under the stripe's lock.
+    pub(super) fn validate(&self, slot: Slot) {
+        self.state.set_valid(slot.place());
+        self.live.fetch_add(slot.units(), Relaxed);
+        self.records.fetch_add(1, Relaxed);
+    }
+
+    /// Notes that what the index had is no longer valid. Call it under the stripe's lock, before the
+    /// change that made it so is seen.
+    pub fn invalidate(&self, slot: Slot) {
+        // What waits in the queue is let go by the writer, which finds no index entry for it.
+        if !slot.has(slot::QUEUED) {
+            self.state.set_invalid(slot.place());
+            self.live.fetch_sub(slot.units(), Relaxed);
+            self.records.fetch_sub(1, Relaxed);
+        }
+    }
+
+    /// Notes that an index with so many records, and units, was dropped; no database has these contents
+    /// any more.
+    pub fn note_dropped(&self, (records, units): (u64, u64)) {
+        self.live.fetch_sub(units, Relaxed);
+        self.records.fetch_sub(records, Relaxed);
+    }
+
+    fn segment_of(&self, place: u64) -> usize {
+        (place / self.shape.units()) as usize
+    }
+
+    /// Reads the record of a slot and, if it is one of this key, hands it to `found`. The buffer is made
+    /// larger if need be.
+    pub fn read<T>(
+        &self,
+        buffer: &mut Buffer,
+        slot: Slot,
+        keyspace: u32,
+        key: &[u8],
+        found: impl FnOnce(&Record<'_>) -> T,
+    ) -> Fetched<T> {
+        let start = slot.place() * UNIT as u64;
+        let bytes = match self.read_bytes(buffer, start, slot.bytes()) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                add(&self.counters.read_errors, 1);
+                return Fetched::Failed(error);
+            }
+        };
+        let Ok(record) = record::read(bytes) else { return Fetched::Bad };
+        if record.head.generation != self.state.segment(self.segment_of(slot.place())).0 {
+            return Fetched::Bad;
+        }
+        if record.key != key || record.head.keyspace != keyspace {
+            add(&self.counters.other_keys, 1);
+            return Fetched::Other;
+        }
+        Fetched::Found(found(&record))
+    }
+
+    /// Reads so many bytes of the log, or up to its end.
+    fn read_bytes<'a>(
+        &self,
+        buffer: &'a mut Buffer,
+        start: u64,
+        bytes: usize,
+    ) -> io::Result<&'a [u8]> {
+        let started = std::time::Instant::now();
+        let first = start / PAGE as u64 * PAGE as u64;
+        let end = (start + bytes as u64).min(self.shape.bytes()).next_multiple_of(PAGE as u64);
+        let len = (end - first) as usize;
+        if buffer.len() < len {
+            *buffer = Buffer::zeroed(len);
+        }
+        let read = self.file.read_at(&mut buffer[..len], first)?;
+        let counters = &self.counters;
+        add(&counters.reads, 1);
+        add(&counters.read_bytes, len as u64);
+        add(&counters.read_nanos, started.elapsed().as_nanos() as u64);
+        let skip = (start - first) as usize;
+        Ok(&buffer[skip.min(read)..read.min(skip + bytes)])
+    }
+}

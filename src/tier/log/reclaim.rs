@@ -1,0 +1,104 @@
+//! Reclaim: the oldest segment makes room for new records.
+
+use std::io;
+
+use super::{
+    super::{disk::PAGE, memory::Memory},
+    UNIT, add,
+    contents::Item,
+    record,
+    slot::{HOT, RESIDENT, VOLATILE},
+    state::Kind,
+    writer::Writer,
+};
+
+/// Hot records may take so much of a segment, in percent, to be written again.
+const HOT_PERCENT: usize = 8;
+
+impl Writer {
+    /// Empties a segment. Records that may not be forgotten, and some hot ones, are written again.
+    pub(super) fn reclaim(&mut self, memory: &Memory, segment: usize) -> io::Result<()> {
+        if self.log.state().segment(segment).1 == Kind::Empty {
+            return Ok(());
+        }
+        let mut budget = self.log.shape().segment_bytes / 100 * HOT_PERCENT;
+        for item in self.items_of(memory, segment) {
+            let Some(slot) = memory.record_of(&item) else { continue };
+            let is_kept = memory.keeps(slot.has(VOLATILE));
+            let is_hot = slot.has(HOT) && !slot.has(RESIDENT) && slot.bytes() <= budget;
+            if !(is_kept || is_hot) || !self.has_room(slot.bytes()) {
+                memory.drop_record(item.keyspace, item.hash, item.slot);
+                add(&self.log.counters.forgotten, 1);
+                continue;
+            }
+            if !is_kept {
+                budget -= slot.bytes();
+            }
+            self.write_again(memory, &item);
+        }
+        self.send_all(memory)?;
+        self.empty(memory, segment);
+        Ok(())
+    }
+
+    fn items_of(&self, memory: &Memory, segment: usize) -> Vec<Item> {
+        self.log.contents(segment).unwrap_or_else(|error| {
+            tracing::warn!("a segment of L3 can't be read: {error}");
+            add(&self.log.counters.read_errors, 1);
+            memory.drop_segment(segment);
+            Vec::new()
+        })
+    }
+
+    fn write_again(&mut self, memory: &Memory, item: &Item) {
+        let log = self.log.clone();
+        let (generation, _) = log.state().segment(log.segment_of(item.slot.place()));
+        let mut reads = std::mem::replace(&mut self.reads, super::Buffer::zeroed(PAGE));
+        let bytes = log.read_bytes(&mut reads, item.slot.place() * UNIT as u64, item.slot.bytes());
+        let entry = match bytes.map(record::read) {
+            Ok(Ok(record))
+                if record.head.generation == generation
+                    && super::hash(&log.hasher(), record.key) == item.hash =>
+            {
+                Some(record.entry(None))
+            }
+            Ok(_) => {
+                add(&log.counters.bad_records, 1);
+                None
+            }
+            Err(_) => {
+                add(&log.counters.read_errors, 1);
+                None
+            }
+        };
+        self.reads = reads;
+        let Some(entry) = entry else {
+            memory.drop_record(item.keyspace, item.hash, item.slot);
+            return;
+        };
+        let bytes = self.put(item.keyspace, item.hash, item.slot, &entry);
+        add(&log.counters.reinserted, 1);
+        add(&log.counters.reinserted_bytes, bytes as u64);
+    }
+
+    /// Empties a segment without a second chance for anything.
+    pub(super) fn forget(&mut self, memory: &Memory, segment: usize) -> io::Result<()> {
+        for item in self.items_of(memory, segment) {
+            memory.drop_record(item.keyspace, item.hash, item.slot);
+            add(&self.log.counters.forgotten, 1);
+        }
+        self.empty(memory, segment);
+        Ok(())
+    }
+
+    fn empty(&self, memory: &Memory, segment: usize) {
+        let state = self.log.state();
+        // What the table didn't tell of.
+        if state.valid_in(segment).next().is_some() {
+            memory.drop_segment(segment);
+        }
+        state.clear_bits(segment..segment + 1);
+        let (generation, _) = state.segment(segment);
+        state.set_segment(segment, generation, Kind::Empty);
+    }
+}

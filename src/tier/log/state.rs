@@ -1,0 +1,390 @@
+//! What must be known of the log at the next start, kept in mapped memory so that it survives the
+//! process: shape, keyspaces, segments, and for each record whether it is valid.
+//!
+//! ```text
+//!  word   0  magic        1  format        2  segment bytes   3  segments
+//!         4  hash seeds, 4 words           8  fingerprint of the hash
+//!         9  boot id, 2 words             11  status: 1 in use, 2 closed cleanly
+//!        12  which keyspace table counts  13  last keyspace    14  version  15  next segment
+//!       512  keyspace table 0, 256 u32   640  keyspace table 1
+//!      1024  segments, 2 words each: generation (low half) and kind; number of records
+//!         p  (the next page) bitmap: a bit for each 64 bytes of the log, set where a valid record begins
+//! ```
+//!
+//! A bit is set after its record was written, under the lock of the key's stripe and together with the
+//! index entry; it is cleared under the same lock before a change of the key is seen. So after kill -9
+//! the set bits are exactly what the index had. A power loss may lose either; it shows in the boot id.
+
+use std::{
+    fs, io,
+    path::Path,
+    sync::atomic::{
+        AtomicU64,
+        Ordering::{Relaxed, SeqCst},
+    },
+};
+
+use super::{super::disk::PAGE, UNIT, map::Map};
+
+const MAGIC: u64 = u64::from_le_bytes(*b"LARDERL3");
+const FORMAT: u64 = 1;
+const SEEDS: usize = 4;
+const FINGERPRINT: usize = 8;
+const BOOT: usize = 9;
+const STATUS: usize = 11;
+const SELECTOR: usize = 12;
+const LAST_KEYSPACE: usize = 13;
+const VERSION: usize = 14;
+const NEXT: usize = 15;
+const TABLES: [usize; 2] = [512, 640];
+/// Databases that a table has room for.
+pub const DATABASES: usize = 256;
+const SEGMENTS: usize = 1024;
+/// Words before the bitmap that say what the rest is.
+const HEAD_WORDS: usize = SEGMENTS;
+
+const IN_USE: u64 = 1;
+const CLEAN: u64 = 2;
+
+/// What a segment holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Kind {
+    /// Nothing that counts.
+    Empty = 0,
+    /// Records; more are being written.
+    Open = 1,
+    /// Records, and their table at the end.
+    Sealed = 2,
+    /// The beginning of one record that is longer than a segment.
+    Long = 3,
+    /// A further part of such a record.
+    Part = 4,
+}
+
+/// The log's size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Bytes of a segment.
+    pub segment_bytes: usize,
+    /// Segments.
+    pub segments: usize,
+}
+
+impl Shape {
+    /// Units of a segment.
+    pub fn units(self) -> u64 {
+        (self.segment_bytes / UNIT) as u64
+    }
+
+    /// Bytes of the log.
+    pub fn bytes(self) -> u64 {
+        self.segment_bytes as u64 * self.segments as u64
+    }
+
+    fn bitmap(self) -> usize {
+        (SEGMENTS + 2 * self.segments).next_multiple_of(PAGE / 8)
+    }
+
+    fn words(self) -> usize {
+        self.bitmap() + self.segments * self.segment_bytes / UNIT / 64
+    }
+}
+
+/// What the hash must be for stored hashes to mean anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hashing {
+    /// The seeds.
+    pub seeds: [u64; 4],
+    /// The hash of something.
+    pub fingerprint: u64,
+}
+
+/// The mapped state.
+pub struct State {
+    map: Map,
+    shape: Shape,
+}
+
+/// The id of this boot of the machine; 0 if it isn't known.
+fn boot_id() -> [u64; 2] {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+    let id = u128::from_str_radix(&digits, 16).unwrap_or(0);
+    [id as u64, (id >> 64) as u64]
+}
+
+impl State {
+    /// Maps the state of a log of this shape, whatever it says.
+    pub fn open(path: &Path, shape: Shape) -> io::Result<Self> {
+        let map = Map::open(path, shape.words())?;
+        Ok(Self { map, shape })
+    }
+
+    #[inline]
+    fn word(&self, at: usize) -> &AtomicU64 {
+        &self.map.words()[at]
+    }
+
+    fn get(&self, at: usize) -> u64 {
+        self.word(at).load(Relaxed)
+    }
+
+    fn put(&self, at: usize, value: u64) {
+        self.word(at).store(value, Relaxed);
+    }
+
+    /// Why the state found isn't that of this log; `None` if it is.
+    pub fn mismatch(&self) -> Option<&'static str> {
+        if self.get(0) == 0 {
+            return Some("there is none yet");
+        }
+        if self.get(0) != MAGIC || self.get(1) != FORMAT {
+            return Some("it has another format");
+        }
+        let shape = (self.shape.segment_bytes as u64, self.shape.segments as u64);
+        if (self.get(2), self.get(3)) != shape {
+            return Some("it has another size");
+        }
+        None
+    }
+
+    /// Whether it was closed cleanly, or the machine hasn't been started anew since.
+    pub fn is_trusted(&self) -> bool {
+        let boot = [self.get(BOOT), self.get(BOOT + 1)];
+        self.get(STATUS) == CLEAN || boot != [0; 2] && boot == boot_id()
+    }
+
+    /// The hashing that the records' hashes come from.
+    pub fn hashing(&self) -> Hashing {
+        let seeds = [0, 1, 2, 3].map(|at| self.get(SEEDS + at));
+        Hashing { seeds, fingerprint: self.get(FINGERPRINT) }
+    }
+
+    /// Starts from nothing.
+    pub fn format(&self, hashing: &Hashing) {
+        for word in &self.map.words()[..self.shape.bitmap()] {
+            word.store(0, Relaxed);
+        }
+        self.clear_bits(0..self.shape.segments);
+        self.put(1, FORMAT);
+        self.put(2, self.shape.segment_bytes as u64);
+        self.put(3, self.shape.segments as u64);
+        (0..4).for_each(|at| self.put(SEEDS + at, hashing.seeds[at]));
+        self.put(FINGERPRINT, hashing.fingerprint);
+        let first: [u32; DATABASES] = std::array::from_fn(|db| db as u32 + 1);
+        self.put(LAST_KEYSPACE, DATABASES as u64);
+        self.set_keyspaces(&first);
+        self.put(0, MAGIC);
+    }
+
+    /// Notes, durably, that it is in use: from here on a power loss shows.
+    pub fn begin(&self) -> io::Result<()> {
+        let boot = boot_id();
+        self.put(STATUS, IN_USE);
+        self.put(BOOT, boot[0]);
+        self.put(BOOT + 1, boot[1]);
+        self.map.sync_part(HEAD_WORDS)
+    }
+
+    /// Notes, durably, that all of it is on the device.
+    pub fn close(&self) -> io::Result<()> {
+        self.map.sync()?;
+        self.put(STATUS, CLEAN);
+        self.map.sync_part(HEAD_WORDS)
+    }
+
+    fn keyspaces(&self) -> [u32; DATABASES] {
+        let table = TABLES[self.get(SELECTOR) as usize & 1];
+        std::array::from_fn(|db| (self.get(table + db / 2) >> (db % 2 * 32)) as u32)
+    }
+
+    /// Puts another table in force, at once.
+    fn set_keyspaces(&self, keyspaces: &[u32; DATABASES]) {
+        let other = self.get(SELECTOR) & 1 ^ 1;
+        for (at, pair) in keyspaces.chunks_exact(2).enumerate() {
+            let word = u64::from(pair[1]) << 32 | u64::from(pair[0]);
+            self.put(TABLES[other as usize] + at, word);
+        }
+        self.word(SELECTOR).store(other, SeqCst);
+    }
+
+    /// The contents that a database has.
+    pub fn keyspace(&self, db: usize) -> u32 {
+        let table = TABLES[self.get(SELECTOR) as usize & 1];
+        (self.get(table + db / 2) >> (db % 2 * 32)) as u32
+    }
+
+    /// The database that has these contents, if one has.
+    pub fn database(&self, keyspace: u32) -> Option<usize> {
+        self.keyspaces().iter().position(|known| *known == keyspace)
+    }
+
+    /// Gives databases new contents. Call it while all stripes are held.
+    pub fn renew(&self, databases: impl Iterator<Item = usize>) {
+        let mut keyspaces = self.keyspaces();
+        for db in databases {
+            let next = self.get(LAST_KEYSPACE) + 1;
+            self.put(LAST_KEYSPACE, next);
+            keyspaces[db] = next as u32;
+        }
+        self.set_keyspaces(&keyspaces);
+    }
+
+    /// Gives two databases each other's contents. Call it while all stripes are held.
+    pub fn swap(&self, a: usize, b: usize) {
+        let mut keyspaces = self.keyspaces();
+        keyspaces.swap(a, b);
+        self.set_keyspaces(&keyspaces);
+    }
+
+    /// The next version.
+    pub fn next_version(&self) -> u64 {
+        self.word(VERSION).fetch_add(1, Relaxed) + 1
+    }
+
+    /// The segment that is written next.
+    pub fn next_segment(&self) -> usize {
+        self.get(NEXT) as usize % self.shape.segments
+    }
+
+    /// Notes the segment that is written next.
+    pub fn set_next_segment(&self, segment: usize) {
+        self.put(NEXT, segment as u64);
+    }
+
+    /// A segment's generation and what it holds.
+    pub fn segment(&self, segment: usize) -> (u32, Kind) {
+        let word = self.get(SEGMENTS + 2 * segment);
+        let kind = match word >> 32 {
+            1 => Kind::Open,
+            2 => Kind::Sealed,
+            3 => Kind::Long,
+            4 => Kind::Part,
+            _ => Kind::Empty,
+        };
+        (word as u32, kind)
+    }
+
+    /// Notes what a segment holds.
+    pub fn set_segment(&self, segment: usize, generation: u32, kind: Kind) {
+        self.put(SEGMENTS + 2 * segment, u64::from(kind as u32) << 32 | u64::from(generation));
+    }
+
+    /// Records of a sealed segment, valid or not.
+    pub fn count(&self, segment: usize) -> usize {
+        self.get(SEGMENTS + 2 * segment + 1) as usize
+    }
+
+    /// Notes a sealed segment's records.
+    pub fn set_count(&self, segment: usize, count: usize) {
+        self.put(SEGMENTS + 2 * segment + 1, count as u64);
+    }
+
+    fn bit(&self, place: u64) -> (&AtomicU64, u64) {
+        (self.word(self.shape.bitmap() + (place / 64) as usize), 1 << (place % 64))
+    }
+
+    /// Notes that a valid record begins at this unit.
+    pub fn set_valid(&self, place: u64) {
+        let (word, bit) = self.bit(place);
+        word.fetch_or(bit, Relaxed);
+    }
+
+    /// Notes that the record which begins at this unit is no longer valid.
+    pub fn set_invalid(&self, place: u64) {
+        let (word, bit) = self.bit(place);
+        word.fetch_and(!bit, Relaxed);
+    }
+
+    /// Whether a valid record begins at this unit.
+    pub fn is_valid(&self, place: u64) -> bool {
+        let (word, bit) = self.bit(place);
+        word.load(Relaxed) & bit != 0
+    }
+
+    fn bits(&self, segments: std::ops::Range<usize>) -> &[AtomicU64] {
+        let words = self.shape.segment_bytes / UNIT / 64;
+        let first = self.shape.bitmap();
+        &self.map.words()[first + segments.start * words..first + segments.end * words]
+    }
+
+    /// Makes all records of some segments invalid.
+    pub fn clear_bits(&self, segments: std::ops::Range<usize>) {
+        self.bits(segments).iter().for_each(|word| word.store(0, Relaxed));
+    }
+
+    /// The units of a segment at which valid records begin.
+    pub fn valid_in(&self, segment: usize) -> impl Iterator<Item = u64> {
+        let words = self.bits(segment..segment + 1).iter().enumerate();
+        words.flat_map(|(at, word)| {
+            let mut bits = word.load(Relaxed);
+            std::iter::from_fn(move || {
+                let next = (bits != 0).then(|| u64::from(bits.trailing_zeros()));
+                bits &= bits.wrapping_sub(1);
+                next.map(|bit| at as u64 * 64 + bit)
+            })
+        })
+    }
+
+    /// Bytes mapped.
+    pub fn bytes(&self) -> usize {
+        self.shape.words() * 8
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHAPE: Shape = Shape { segment_bytes: 64 << 10, segments: 5 };
+    const HASHING: Hashing = Hashing { seeds: [1, 2, 3, 4], fingerprint: 5 };
+
+    #[test]
+    fn what_is_noted_is_there_after_another_open() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("state");
+        let state = State::open(&path, SHAPE).expect("opens");
+        assert!(state.mismatch().is_some());
+        state.format(&HASHING);
+        state.begin().expect("syncs");
+        state.set_segment(4, 9, Kind::Sealed);
+        state.set_count(4, 77);
+        state.set_valid(4 * SHAPE.units() + 63);
+        state.set_valid(4 * SHAPE.units() + 64);
+        state.set_valid(3 * SHAPE.units());
+        state.set_invalid(3 * SHAPE.units());
+        drop(state);
+        let state = State::open(&path, SHAPE).expect("opens");
+        assert_eq!((state.mismatch(), state.is_trusted()), (None, true));
+        assert_eq!((state.segment(4), state.count(4)), ((9, Kind::Sealed), 77));
+        assert_eq!(state.valid_in(4).collect::<Vec<_>>(), [63, 64]);
+        assert_eq!(state.valid_in(3).count(), 0);
+        assert_eq!(state.hashing(), HASHING);
+    }
+
+    #[test]
+    fn another_boot_is_trusted_only_after_a_clean_close() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state = State::open(&dir.path().join("state"), SHAPE).expect("opens");
+        state.format(&HASHING);
+        state.begin().expect("syncs");
+        state.put(BOOT, 1);
+        assert!(!state.is_trusted());
+        state.close().expect("syncs");
+        assert!(state.is_trusted());
+    }
+
+    #[test]
+    fn keyspaces_change_at_once() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state = State::open(&dir.path().join("state"), SHAPE).expect("opens");
+        state.format(&HASHING);
+        let (zero, one) = (state.keyspace(0), state.keyspace(1));
+        state.swap(0, 1);
+        assert_eq!((state.database(zero), state.database(one)), (Some(1), Some(0)));
+        state.renew([1].into_iter());
+        assert_eq!((state.database(zero), state.database(one)), (None, Some(0)));
+        assert!(state.keyspace(1) > DATABASES as u32);
+    }
+}
