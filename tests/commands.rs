@@ -40,6 +40,8 @@ const REQUESTS: &[(&str, &str)] = &[
     ("CONFIG SET timeout 0", "++"),
     ("CONFIG REWRITE", "++"),
     ("INFO server", "$="),
+    ("LARDER.STATS", "*%"),
+    ("LARDER.TIER k", "$_"),
     ("ROLE", "**"),
     ("TIME", "**"),
     ("LOLWUT", "$="),

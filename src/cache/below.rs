@@ -12,12 +12,14 @@ use std::{
 };
 
 use parking_lot::{Condvar, Mutex};
+use tokio::sync::oneshot;
 
 use super::{
     Inner,
-    flight::{FetchError, Found, Pilot},
+    flight::{FetchError, Found, Origin, Pilot},
 };
 use crate::tier::{
+    demote::Known,
     disk::{PAGE, buffer::Buffer},
     entry::{EntryRef, Meta},
     log::{
@@ -49,7 +51,7 @@ const READ_LIMIT: Duration = Duration::from_millis(500);
 /// The threads, and what they are told.
 pub(super) struct Disk {
     log: Arc<Log>,
-    flights: Arc<Waiting>,
+    waiting: Arc<Waiting>,
     /// Taken by whoever closes the log.
     writer: Arc<Mutex<Option<Writer>>>,
     /// How long a read may take, in microseconds; then it is a miss.
@@ -58,28 +60,53 @@ pub(super) struct Disk {
     pub(super) write_rate: Arc<AtomicU64>,
 }
 
+/// What a reader does.
+enum Job {
+    /// Looks for a key.
+    Flight(Pilot),
+    /// Reads whose record it is.
+    Key(Slot, oneshot::Sender<Option<KeyRead>>),
+}
+
+/// A key on disk, and when it ends.
+pub(super) type KeyRead = (Box<[u8]>, Meta);
+
 #[derive(Default)]
 struct Waiting {
-    flights: Mutex<VecDeque<Pilot>>,
+    jobs: Mutex<VecDeque<Job>>,
     more: Condvar,
     closed: AtomicBool,
+}
+
+impl Waiting {
+    /// Gives a job to the readers; gives it back if there are too many.
+    fn push(&self, job: Job) -> Result<(), Job> {
+        let mut jobs = self.jobs.lock();
+        if jobs.len() >= MOST_WAITING {
+            return Err(job);
+        }
+        jobs.push_back(job);
+        drop(jobs);
+        self.more.notify_one();
+        Ok(())
+    }
 }
 
 impl Disk {
     /// Recovers what is on disk into the index, and starts the readers.
     pub(super) fn start(log: &Arc<Log>, memory: &Memory) -> Self {
         log.recover(memory);
-        let flights = Arc::new(Waiting::default());
+        let waiting = Arc::new(Waiting::default());
         for number in 0..READERS {
-            let (flights, log) = (flights.clone(), log.clone());
+            let (waiting, log) = (waiting.clone(), log.clone());
             let thread = thread::Builder::new().name(format!("larder-read-{number}"));
-            if let Err(why) = thread.spawn(move || read_for_ever(&flights, &log)) {
+            if let Err(why) = thread.spawn(move || read_for_ever(&waiting, &log)) {
                 tracing::error!("a thread that reads L3 can't start: {why}");
             }
         }
         Self {
             log: log.clone(),
-            flights,
+            waiting,
             writer: Arc::new(Mutex::new(Some(Writer::new(log.clone())))),
             read_limit: AtomicU64::new(READ_LIMIT.as_micros() as u64),
             write_rate: Arc::default(),
@@ -98,14 +125,16 @@ impl Disk {
 
     /// Has a reader look for a flight's key.
     pub(super) fn fly(&self, pilot: Pilot) {
-        let mut flights = self.flights.flights.lock();
-        if flights.len() >= MOST_WAITING {
-            drop(flights);
-            return pilot.go_on_to_store(Err(FetchError::Disk));
+        if let Err(Job::Flight(pilot)) = self.waiting.push(Job::Flight(pilot)) {
+            pilot.go_on_to_store(Err(FetchError::Disk));
         }
-        flights.push_back(pilot);
-        drop(flights);
-        self.flights.more.notify_one();
+    }
+
+    /// Reads the key of a record that is written, unchecked (see [`Log::read_key`]).
+    pub(super) async fn read_key(&self, record: Slot) -> Option<KeyRead> {
+        let (sender, read) = oneshot::channel();
+        self.waiting.push(Job::Key(record, sender)).ok()?;
+        read.await.ok()?
     }
 
     /// Writes all that waits and closes the log; nothing is demoted from here on.
@@ -119,10 +148,10 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        self.flights.closed.store(true, Relaxed);
+        self.waiting.closed.store(true, Relaxed);
         // Under the lock, so that no reader misses it on its way to sleep.
-        drop(self.flights.flights.lock());
-        self.flights.more.notify_all();
+        drop(self.waiting.jobs.lock());
+        self.waiting.more.notify_all();
         self.log.queue.rouse();
     }
 }
@@ -146,19 +175,31 @@ impl Inner {
 fn read_for_ever(waiting: &Waiting, log: &Log) {
     let mut buffer = Buffer::zeroed(PAGE);
     loop {
-        let mut flights = waiting.flights.lock();
-        let pilot = loop {
-            if let Some(pilot) = flights.pop_front() {
-                break pilot;
+        let mut jobs = waiting.jobs.lock();
+        let job = loop {
+            if let Some(job) = jobs.pop_front() {
+                break job;
             }
             if waiting.closed.load(Relaxed) {
                 return;
             }
-            waiting.more.wait(&mut flights);
+            waiting.more.wait(&mut jobs);
         };
-        drop(flights);
-        let found = look(log, &pilot, &mut buffer);
-        pilot.go_on_to_store(found);
+        drop(jobs);
+        match job {
+            Job::Flight(pilot) => {
+                let found = look(log, &pilot, &mut buffer);
+                pilot.go_on_to_store(found);
+            }
+            Job::Key(record, sender) => {
+                let read = match log.read_key(&mut buffer, record) {
+                    Fetched::Found(read) => Some(read),
+                    _ => None,
+                };
+                // Who asked may have gone.
+                let _ = sender.send(read);
+            }
+        }
         if buffer.len() > KEPT_BUFFER {
             buffer = Buffer::zeroed(PAGE);
         }
@@ -169,8 +210,9 @@ fn read_for_ever(waiting: &Waiting, log: &Log) {
 fn look(log: &Log, pilot: &Pilot, buffer: &mut Buffer) -> Result<Found, FetchError> {
     let memory = &pilot.cache.memory;
     let now = pilot.cache.clock.now();
+    let absent = |known| Ok(Found { entry: None, known });
     for _ in 0..TRIES {
-        let Some(below) = memory.below(pilot.db, pilot.hash) else { return Ok(None) };
+        let Some(below) = memory.below(pilot.db, pilot.hash) else { return absent(Known::None) };
         let mut best: Option<(u64, EntryRef, Slot)> = None;
         let mut has_moved = false;
         for record in below.records {
@@ -206,16 +248,18 @@ fn look(log: &Log, pilot: &Pilot, buffer: &mut Buffer) -> Result<Found, FetchErr
         if let Some((_, entry, record)) = best {
             if !is_live(entry.get(), now) {
                 memory.drop_record(below.keyspace, pilot.hash, record);
-                return Ok(None);
+                return absent(Known::None);
             }
             add(&log.counters.hits, 1);
-            return Ok(Some(pilot.install(entry, Some(record))));
+            let known = Known::Record(record);
+            let entry = pilot.install(entry, known);
+            return Ok(Found { entry: Some((entry, Origin::Disk)), known });
         }
         if !has_moved {
-            return Ok(None);
+            return absent(Known::None);
         }
     }
-    Ok(None)
+    Err(FetchError::Disk)
 }
 
 fn look_in_queue(log: &Log, pilot: &Pilot, record: Slot) -> Fetched<(u64, EntryRef)> {

@@ -24,14 +24,27 @@ use crate::{
     policy::NamespaceStats,
     store::{Record, StoreError},
     tier::{
+        demote::Known,
         entry::{Entry, EntryRef, Meta},
-        log::slot::Slot,
         memory::Ticket,
     },
 };
 
-/// What a load brought: the entry, or that there is none.
-pub(super) type Found = Option<Arc<EntryRef>>;
+/// What a flight brought.
+#[derive(Clone)]
+pub(super) struct Found {
+    /// The entry and where it was; `None`: there is none.
+    pub(super) entry: Option<(Arc<EntryRef>, Origin)>,
+    /// What is known of the key's record in L3.
+    pub(super) known: Known,
+}
+
+/// Where an entry was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    Disk,
+    Store,
+}
 type Landing = Option<Result<Found, FetchError>>;
 
 /// Why a flight brought nothing.
@@ -102,7 +115,17 @@ impl Pin {
 
     /// The entry that was found.
     pub(super) fn entry(&self) -> Option<Entry<'_>> {
-        self.found.as_deref().map(EntryRef::get)
+        self.found.entry.as_ref().map(|(entry, _)| entry.get())
+    }
+
+    /// What is known of the key's record.
+    pub(super) fn known(&self) -> Known {
+        self.found.known
+    }
+
+    /// Where it was found.
+    pub(super) fn origin(&self) -> Option<Origin> {
+        self.found.entry.as_ref().map(|(_, origin)| *origin)
     }
 
     /// The ticket that a write of the key cancels.
@@ -129,7 +152,8 @@ impl Inner {
     ) -> Result<Pin, FetchError> {
         let ticket = self.memory.ticket(db, hash);
         let (cache, gone) = (self.clone(), AtomicBool::new(false));
-        let mut pin = Pin { cache, db, key, hash, ticket, found: None, gone };
+        let found = Found { entry: None, known: Known::Nothing };
+        let mut pin = Pin { cache, db, key, hash, ticket, found, gone };
         match self.wait_for(&pin, writes).await {
             Ok(found) => pin.found = found,
             Err(FetchError::Disk) if !writes => {}
@@ -204,7 +228,10 @@ impl Inner {
         drop(place.insert(Flight { ticket, landing: landing.clone(), is_on_disk }));
         match &self.disk {
             Some(disk) if reads_disk => disk.fly(pilot),
-            _ => pilot.go_on_to_store(Ok(None)),
+            _ => {
+                let known = if skips_disk { Known::Nothing } else { Known::None };
+                pilot.go_on_to_store(Ok(Found { entry: None, known }));
+            }
         }
         (landing, true)
     }
@@ -235,24 +262,25 @@ impl Pilot {
     /// Ends the flight with what L3 gave, or, where that is nothing, goes on to the store.
     pub(super) fn go_on_to_store(self, from_disk: Result<Found, FetchError>) {
         self.is_on_disk.store(false, Relaxed);
-        let found = matches!(&from_disk, Ok(Some(_)));
+        let found = matches!(&from_disk, Ok(Found { entry: Some(_), .. }));
+        let known = from_disk.as_ref().map_or(Known::Nothing, |found| found.known);
         if found || !self.cache.reads_through(self.db, &self.key) {
             let _ = self.landing.send(Some(from_disk));
             return;
         }
         let runtime = self.cache.runtime().clone();
         runtime.spawn(async move {
-            let result = self.load().await.map_err(FetchError::Store);
+            let result = self.load(known).await.map_err(FetchError::Store);
             let _ = self.landing.send(Some(result));
         });
     }
 
-    async fn load(&self) -> Result<Found, StoreError> {
+    async fn load(&self, known: Known) -> Result<Found, StoreError> {
         let namespace = self.cache.policies.of(self.db, &self.key);
         let Some((namespace, (_, store))) =
             namespace.and_then(|namespace| Some((namespace, namespace.store.as_ref()?)))
         else {
-            return Ok(None);
+            return Ok(Found { entry: None, known });
         };
         let stats = &namespace.stats;
         let started = std::time::Instant::now();
@@ -264,7 +292,7 @@ impl Pilot {
         match loaded {
             Ok(mut records) => {
                 NamespaceStats::add(&stats.loads, 1);
-                Ok(self.land(records.pop().flatten()))
+                Ok(Found { entry: self.land(records.pop().flatten(), known), known })
             }
             Err(error) => {
                 NamespaceStats::add(&stats.load_errors, 1);
@@ -274,7 +302,7 @@ impl Pilot {
     }
 
     /// Installs what came, if no write has overtaken it, and hands it to those who wait.
-    fn land(&self, record: Option<Record>) -> Found {
+    fn land(&self, record: Option<Record>, known: Known) -> Option<(Arc<EntryRef>, Origin)> {
         let cache = &self.cache;
         let now = cache.clock.now();
         let record = record.filter(|record| record.deadline == 0 || record.deadline > now)?;
@@ -283,16 +311,16 @@ impl Pilot {
         let meta = Meta { deadline: record.deadline, access, ..Meta::default() };
         let meta = cache.policies.stamp(self.db, &self.key, now, meta);
         let entry = EntryRef::new(&self.key, &[&record.value], &meta);
-        Some(self.install(entry, None))
+        Some((self.install(entry, known), Origin::Store))
     }
 
-    /// Installs an entry that comes from this record of L3, or from the store.
-    pub(super) fn install(&self, entry: EntryRef, from: Option<Slot>) -> Arc<EntryRef> {
+    /// Installs an entry; this is known of the key's record.
+    pub(super) fn install(&self, entry: EntryRef, known: Known) -> Arc<EntryRef> {
         let Self { cache, db, key, hash, ticket, .. } = self;
         if !cache.turns.is_unknown(*db, key)
             && let Some(installed) = entry.try_clone()
         {
-            cache.memory.land(*db, *hash, *ticket, installed, from, cache.clock.now());
+            cache.memory.land(*db, *hash, *ticket, installed, known, cache.clock.now());
         }
         Arc::new(entry)
     }

@@ -13,6 +13,7 @@ mod flight;
 mod settle;
 mod turns;
 pub mod tx;
+pub mod walk;
 
 use std::{
     io,
@@ -347,13 +348,13 @@ impl Cache {
 
     /// Whether no key has to be loaded before the command may run.
     fn is_resident(&self, job: &Job<'_>, tx: &mut Tx<'_>) -> Result<bool, Refusal> {
-        let keeps_all = self.0.memory.keeps_all();
+        let may_forget = self.0.memory.may_forget();
         for (key, use_) in job.keys {
             let stray = |_| Refusal::Client(ClientError::new("ERR key is not held"));
             let is_resident = match use_ {
                 // What looks like an old record of the key may be another key's: it goes with it, unless
                 // nothing may be forgotten.
-                Use::Blind if !keeps_all => true,
+                Use::Blind if may_forget || self.0.disk.is_none() => true,
                 Use::Blind => tx.is_resident(*key, job.writes, false).map_err(stray)?,
                 Use::Read | Use::Write => {
                     let through = self.0.reads_through(job.db, key.bytes);
@@ -450,9 +451,9 @@ impl Cache {
 
     /// The keys, each once, that have to be loaded.
     fn cold_keys<'a>(&self, job: &Job<'a>, pins: &[Pin]) -> Vec<Key<'a>> {
-        let keeps_all = self.0.memory.keeps_all();
+        let may_forget = self.0.memory.may_forget();
         let loads = |(key, use_): &&(Key<'_>, Use)| match use_ {
-            Use::Blind => keeps_all && self.0.memory.has_below(job.db, key.hash),
+            Use::Blind => !may_forget && self.0.memory.has_below(job.db, key.hash),
             _ => {
                 self.0.reads_through(job.db, key.bytes) || self.0.memory.has_below(job.db, key.hash)
             }

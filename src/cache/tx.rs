@@ -13,12 +13,13 @@ use smallvec::SmallVec;
 
 use super::{
     Inner, Job,
-    flight::{self, Pin},
+    flight::{self, Origin, Pin},
 };
 use crate::{
     error::ClientError,
     tier::{
         Rules,
+        demote::Known,
         entry::{Entry, EntryRef, Meta, entry_size},
         memory::{Core, Memory},
         shelf::{is_live, next_random},
@@ -208,7 +209,7 @@ impl<'a> Tx<'a> {
     fn expire(&mut self, at: usize, slot: Slot, hash: u64) {
         let (memory, db, held) = (self.memory(), self.db, &mut self.held[at]);
         held.changed |= 1 << (db % 64);
-        memory.supersede(&mut held.core, db, hash, Some(slot));
+        memory.supersede(&mut held.core, db, hash, Some(slot), || Known::Nothing);
         let shelf = memory.shelf(held.stripe, &mut held.core, db);
         drop(shelf.remove(slot, memory.rules()));
         memory.count_expired();
@@ -302,12 +303,21 @@ impl<'a> Tx<'a> {
     /// The key's entry, counted as a hit or a miss, but not kept warm.
     #[inline]
     pub fn look(&mut self, key: Key<'_>) -> Result<Option<Entry<'_>>, Stop> {
-        let counters = self.start.job.counters;
+        let (counters, pins, db) = (self.start.job.counters, self.start.pins, self.db);
         let found = self.entry(key)?;
-        if found.is_some() {
-            counters.hits.add(1)
-        } else {
-            counters.misses.add(1)
+        if found.is_none() {
+            counters.misses.add(1);
+            return Ok(found);
+        }
+        counters.hits.add(1);
+        if !pins.is_empty()
+            && let Some(pin) = flight::find(pins, db, key)
+        {
+            match pin.origin() {
+                Some(Origin::Disk) => counters.disk_hits.add(1),
+                Some(Origin::Store) => counters.loaded_hits.add(1),
+                None => {}
+            }
         }
         Ok(found)
     }
@@ -388,7 +398,7 @@ impl<'a> Tx<'a> {
         let (memory, db, now) = (self.memory(), self.db, self.start.job.now);
         let Some(slot) = self.slot(key)? else { return Ok(false) };
         let held = self.held(key.hash)?;
-        memory.supersede(&mut held.core, db, key.hash, Some(slot));
+        memory.supersede(&mut held.core, db, key.hash, Some(slot), || Known::Nothing);
         held.changed |= u64::from(memory.log().is_some()) << (db % 64);
         let shelf = memory.shelf(held.stripe, &mut held.core, db);
         let Some(mut entry) = shelf.entry_mut(slot) else { return Ok(false) };
@@ -433,11 +443,13 @@ impl<'a> Tx<'a> {
 
     fn place(&mut self, key: Key<'_>, entry: EntryRef) -> Result<(), Stop> {
         let (memory, db, now) = (self.memory(), self.db, self.start.job.now);
+        let pins = self.start.pins;
         let held = self.held(key.hash)?;
         held.changed |= 1 << (db % 64);
         let shelf = memory.shelf(held.stripe, &mut held.core, db);
         let slot = shelf.find(key.hash, key.bytes);
-        memory.supersede(&mut held.core, db, key.hash, slot);
+        let known = || flight::find(pins, db, key).map_or(Known::Nothing, Pin::known);
+        memory.supersede(&mut held.core, db, key.hash, slot, known);
         let shelf = memory.shelf(held.stripe, &mut held.core, db);
         match slot {
             Some(slot) => shelf.replace(slot, key.hash, entry, memory.rules(), now),
@@ -467,7 +479,7 @@ impl<'a> Tx<'a> {
             && let Some(slot) = self.slot(key)?
         {
             let held = self.held(key.hash)?;
-            memory.supersede(&mut held.core, db, key.hash, Some(slot));
+            memory.supersede(&mut held.core, db, key.hash, Some(slot), || Known::Nothing);
             held.changed |= u64::from(memory.log().is_some()) << (db % 64);
             let shelf = memory.shelf(held.stripe, &mut held.core, db);
             if let Some(mut entry) = shelf.entry_mut(slot)
@@ -505,7 +517,7 @@ impl<'a> Tx<'a> {
         {
             let held = self.held(key.hash)?;
             held.changed |= 1 << (db % 64);
-            memory.supersede(&mut held.core, db, key.hash, Some(slot));
+            memory.supersede(&mut held.core, db, key.hash, Some(slot), || Known::Nothing);
             let shelf = memory.shelf(held.stripe, &mut held.core, db);
             shelf.set_deadline(slot, key.hash, deadline, memory.rules(), now);
             return Ok(true);
@@ -534,11 +546,13 @@ impl<'a> Tx<'a> {
         }
         let slot = self.slot(key)?;
         let is_there = slot.is_some() || self.entry(key)?.is_some();
-        if let Some(pin) = flight::find(self.start.pins, db, key) {
+        let pins = self.start.pins;
+        let held = self.held(key.hash)?;
+        let known = || flight::find(pins, db, key).map_or(Known::Nothing, Pin::known);
+        memory.supersede(&mut held.core, db, key.hash, slot, known);
+        if let Some(pin) = flight::find(pins, db, key) {
             pin.remove();
         }
-        let held = self.held(key.hash)?;
-        memory.supersede(&mut held.core, db, key.hash, slot);
         held.changed |= u64::from(slot.is_some() || memory.log().is_some()) << (db % 64);
         if let Some(slot) = slot {
             let shelf = memory.shelf(held.stripe, &mut held.core, db);

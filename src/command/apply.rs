@@ -75,6 +75,8 @@ impl Shared {
             let counters = [
                 &worker.keys.hits,
                 &worker.keys.misses,
+                &worker.keys.disk_hits,
+                &worker.keys.loaded_hits,
                 &worker.commands,
                 &worker.connections,
                 &worker.received,

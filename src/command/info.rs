@@ -1,8 +1,8 @@
 //! INFO: the state of the server, section by section, with Redis's names for what is the same here
 //! (<https://redis.io/docs/latest/commands/info/>).
 //!
-//! Fields that would have no true value in Larder are left out. `larder_version`, the section
-//! `namespaces` and fields that begin with `larder_` are our own.
+//! Fields that would have no true value in Larder are left out. `larder_version`, the sections
+//! `tiers` and `namespaces`, and fields that begin with `larder_` are our own.
 
 use std::{
     fmt::{Display, Write},
@@ -17,6 +17,7 @@ use super::{
     info_counts,
     row::{Row, Run},
     server::{ANYWHERE, SUB},
+    tiers,
 };
 use crate::{cache::tx::Stop, clock, protocol::Reply};
 
@@ -96,6 +97,7 @@ const SECTIONS: &[Section] = &[
     section("Latencystats", Shown::All, |_, _| {}),
     section("Cluster", Shown::Default, |_, text| text.field("cluster_enabled", 0)),
     section("Keyspace", Shown::Default, info_counts::keyspace),
+    section("Tiers", Shown::Default, tiers::info),
     section("Namespaces", Shown::Default, info_counts::namespaces),
 ];
 

@@ -48,9 +48,11 @@ pub mod strings_range;
 pub mod table;
 #[cfg(test)]
 pub mod testing;
+pub mod tiers;
 
 use std::{ops::Range, sync::atomic::Ordering::Relaxed, time::Instant};
 
+use futures_util::FutureExt;
 use smallvec::SmallVec;
 
 pub use apply::most_clients;
@@ -352,17 +354,16 @@ fn carry_out(
                 Ok(()) => Ok(()),
             }
         }
-        Run::Session(run) => match run(session, args, &mut reply) {
-            Ok(()) => Ok(()),
-            Err(Stop::Client(error)) => Err(error),
-            Err(_) => Err(ClientError::OOM),
+        Run::Session(run) => run(session, args, &mut reply).map_err(refusal),
+        Run::Waiting(run) => match run(session, args, &mut reply).now_or_never() {
+            Some(result) => result.map_err(refusal),
+            None => {
+                reply.truncate(mark);
+                return Next::Below;
+            }
         },
         // COMMAND is the only container that is a command too.
-        Run::Sub(_) if entry.row.takes(1) => match docs::all(session, args, &mut reply) {
-            Ok(()) => Ok(()),
-            Err(Stop::Client(error)) => Err(error),
-            Err(_) => Err(ClientError::OOM),
-        },
+        Run::Sub(_) if entry.row.takes(1) => docs::all(session, args, &mut reply).map_err(refusal),
         // A container by its name alone: its arity refuses that before.
         Run::Sub(_) => Err(wrong_arity(entry)),
     };
@@ -374,21 +375,32 @@ fn carry_out(
     Next::Done
 }
 
-/// Carries out a command that has to go below, where it may wait for a store.
+/// What a client is told when a command over the session stops.
+fn refusal(stop: Stop) -> ClientError {
+    match stop {
+        Stop::Client(error) => error,
+        _ => ClientError::OOM,
+    }
+}
+
+/// Carries out a command that has to go below, where it may wait for a store or the disk.
 pub async fn below(session: &mut Session, found: &'static Entry, args: Args<'_>, out: &mut Output) {
     let entry = found.subcommand(args.get(1)).unwrap_or(found);
-    let Run::Keys(run) = entry.row.run else { return };
     let started = Instant::now();
     let mark = out.mark();
     let mut reply = Reply::new(out, session.resp);
-    let result = {
-        let keys = keys_of(entry.row, args);
-        let job = job_of(session, entry.row, args, &keys);
-        let run = |tx: &mut Tx<'_>| {
-            reply.truncate(mark);
-            run(tx, args, &mut reply)
-        };
-        session.shared.cache.go_below(&job, run).await
+    let result = match entry.row.run {
+        Run::Keys(run) => {
+            let keys = keys_of(entry.row, args);
+            let job = job_of(session, entry.row, args, &keys);
+            let run = |tx: &mut Tx<'_>| {
+                reply.truncate(mark);
+                run(tx, args, &mut reply)
+            };
+            session.shared.cache.go_below(&job, run).await
+        }
+        Run::Waiting(run) => run(session, args, &mut reply).await.map_err(refusal),
+        Run::Session(_) | Run::Sub(_) => return,
     };
     if let Err(error) = result {
         reply.truncate(mark);

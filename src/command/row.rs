@@ -4,6 +4,8 @@
 //! counts; COMMAND, redis-cli's hints and `docs/commands.md` are made from it too. Adding a command is
 //! one row and one function.
 
+use futures_util::future::LocalBoxFuture;
+
 use super::{Args, Session};
 use crate::{
     cache::{
@@ -18,6 +20,14 @@ pub type OnKeys = fn(&mut Tx<'_>, Args<'_>, &mut Reply<'_>) -> Result<(), Stop>;
 /// A command on the connection, the server or the whole keyspace: no stripe is held.
 pub type OnSession = fn(&mut Session, Args<'_>, &mut Reply<'_>) -> Result<(), Stop>;
 
+/// A command like [`OnSession`] that may have to wait. Dispatch looks whether it is done at once; if
+/// not, it is begun anew where waiting is allowed, so it must have changed nothing before it waits.
+pub type Waiting = for<'a> fn(
+    &'a mut Session,
+    Args<'a>,
+    &'a mut Reply<'_>,
+) -> LocalBoxFuture<'a, Result<(), Stop>>;
+
 /// What carries a command out.
 #[derive(Clone, Copy)]
 pub enum Run {
@@ -25,6 +35,8 @@ pub enum Run {
     Keys(OnKeys),
     /// A function over the session.
     Session(OnSession),
+    /// A function over the session that may have to wait for the disk.
+    Waiting(Waiting),
     /// One of these, named by the first argument.
     Sub(&'static [Row]),
 }
@@ -131,6 +143,8 @@ pub enum Group {
     Connection,
     /// The server.
     Server,
+    /// What only Larder has.
+    Larder,
 }
 
 impl Group {
@@ -142,6 +156,7 @@ impl Group {
             Self::Bitmap => "bitmap",
             Self::Connection => "connection",
             Self::Server => "server",
+            Self::Larder => "larder",
         }
     }
 }

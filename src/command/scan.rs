@@ -4,12 +4,17 @@
 //! A cursor is a prefix of a hash, so it stays good while tables grow: a key that is there from the
 //! first call to the last is seen at least once. Nothing of it is kept here between two calls.
 
+use futures_util::FutureExt;
+
 use super::{
     Args, Session,
     row::{Flags, Group, NO_KEYS, Row, Run},
 };
 use crate::{
-    cache::tx::Stop, error::ClientError, protocol::Reply, tier::memory::Memory, value::glob,
+    cache::{Cache, tx::Stop},
+    error::ClientError,
+    protocol::Reply,
+    value::glob,
 };
 
 /// The rows of this family.
@@ -19,12 +24,12 @@ pub const ROWS: &[Row] = &[
         arity: 2,
         flags: Flags::READONLY,
         keys: NO_KEYS,
-        run: Run::Session(keys),
+        run: Run::Waiting(|session, args, reply| keys(session, args, reply).boxed_local()),
         group: Group::Generic,
         since: "1.0.0",
         complexity: "O(N) with N being the number of keys in the database, under the assumption \
                      that the key names in the database and the given pattern have limited length.",
-        summary: "Lists the keys in memory that fit a pattern.",
+        summary: "Lists the keys in memory and on disk that fit a pattern.",
         syntax: "pattern",
     },
     Row {
@@ -32,12 +37,12 @@ pub const ROWS: &[Row] = &[
         arity: -2,
         flags: Flags::READONLY,
         keys: NO_KEYS,
-        run: Run::Session(scan),
+        run: Run::Waiting(|session, args, reply| scan(session, args, reply).boxed_local()),
         group: Group::Generic,
         since: "2.8.0",
         complexity: "O(1) for every call. O(N) for a complete iteration, where N is the number of \
                      keys in the database.",
-        summary: "Lists the keys in memory, some with each call.",
+        summary: "Lists the keys in memory and on disk, some with each call.",
         syntax: "cursor [MATCH pattern] [COUNT count] [TYPE type]",
     },
     Row {
@@ -45,11 +50,11 @@ pub const ROWS: &[Row] = &[
         arity: 1,
         flags: Flags::READONLY,
         keys: NO_KEYS,
-        run: Run::Session(random_key),
+        run: Run::Waiting(|session, _, reply| random_key(session, reply).boxed_local()),
         group: Group::Generic,
         since: "1.0.0",
         complexity: "O(1)",
-        summary: "Picks a key of those in memory.",
+        summary: "Picks a key of those in memory and on disk.",
         syntax: "",
     },
 ];
@@ -79,18 +84,19 @@ impl<'a> Pattern<'a> {
     }
 }
 
-fn keys(session: &mut Session, args: Args<'_>, reply: &mut Reply<'_>) -> Result<(), Stop> {
+async fn keys(session: &mut Session, args: Args<'_>, reply: &mut Reply<'_>) -> Result<(), Stop> {
     let pattern = Pattern::new(args.get(1));
-    let (memory, db, now) = (session.cache().memory(), session.db, session.now);
+    let (db, now) = (session.db, session.now);
     let list = reply.array_deferred();
     let (mut count, mut cursor) = (0, 0);
     loop {
-        cursor = memory.scan(db, cursor, now, |entry| {
-            if pattern.fits(entry.key()) {
-                reply.bulk(entry.key());
+        let found = |key: &[u8]| {
+            if pattern.fits(key) {
+                reply.bulk(key);
                 count += 1;
             }
-        });
+        };
+        cursor = session.cache().walk(db, cursor, now, found).await;
         if cursor == 0 {
             break;
         }
@@ -141,16 +147,17 @@ impl<'a> Wanted<'a> {
     }
 
     /// Shows the keys of the next part to `found`, and returns the cursor behind it.
-    fn look(&self, memory: &Memory, db: usize, now: u64, mut found: impl FnMut(&[u8])) -> u64 {
+    async fn look(&self, cache: &Cache, db: usize, now: u64, mut found: impl FnMut(&[u8])) -> u64 {
         let mut cursor = self.cursor;
         let mut seen = 0;
         for _ in 0..(self.count * BUCKETS_PER_KEY).max(MIN_BUCKETS) {
-            cursor = memory.scan(db, cursor, now, |entry| {
+            let show = |key: &[u8]| {
                 seen += 1;
-                if self.of_type && self.pattern.fits(entry.key()) {
-                    found(entry.key());
+                if self.of_type && self.pattern.fits(key) {
+                    found(key);
                 }
-            });
+            };
+            cursor = cache.walk(db, cursor, now, show).await;
             if cursor == 0 || seen >= self.count {
                 break;
             }
@@ -198,11 +205,11 @@ impl Found {
     }
 }
 
-fn scan(session: &mut Session, args: Args<'_>, reply: &mut Reply<'_>) -> Result<(), Stop> {
+async fn scan(session: &mut Session, args: Args<'_>, reply: &mut Reply<'_>) -> Result<(), Stop> {
     let wanted = Wanted::parse(args)?;
     let mut found = Found::default();
-    let memory = session.cache().memory();
-    let cursor = wanted.look(memory, session.db, session.now, |key| found.push(key));
+    let (cache, db, now) = (session.cache(), session.db, session.now);
+    let cursor = wanted.look(cache, db, now, |key| found.push(key)).await;
     reply.array(2);
     reply.bulk(itoa::Buffer::new().format(cursor).as_bytes());
     reply.array(found.ends.len());
@@ -210,12 +217,10 @@ fn scan(session: &mut Session, args: Args<'_>, reply: &mut Reply<'_>) -> Result<
     Ok(())
 }
 
-fn random_key(session: &mut Session, _: Args<'_>, reply: &mut Reply<'_>) -> Result<(), Stop> {
-    let memory = session.cache().memory();
-    let random = memory.lock(0).random();
-    let shown = memory.random(session.db, random, session.now, |entry| reply.bulk(entry.key()));
-    if shown.is_none() {
-        reply.null();
+async fn random_key(session: &mut Session, reply: &mut Reply<'_>) -> Result<(), Stop> {
+    match session.cache().random_key(session.db, session.now).await {
+        Some(key) => reply.bulk(&key),
+        None => reply.null(),
     }
     Ok(())
 }
@@ -283,9 +288,11 @@ mod tests {
     fn walk(bench: &Bench, mut wanted: Wanted<'_>) -> (usize, HashSet<Vec<u8>>) {
         let (mut calls, mut found) = (0, HashSet::new());
         loop {
-            wanted.cursor = wanted.look(bench.cache.memory(), bench.db, bench.now, |key| {
+            let show = |key: &[u8]| {
                 found.insert(key.to_vec());
-            });
+            };
+            let looked = wanted.look(&bench.cache, bench.db, bench.now, show);
+            wanted.cursor = looked.now_or_never().expect("nothing is on disk");
             calls += 1;
             if wanted.cursor == 0 {
                 return (calls, found);

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use super::{
     bitfield, bits, connection, dump, expire, keys, keyspace, lcs, object, relocate, row::Row,
-    scan, server, strings, strings_many, strings_number, strings_range,
+    scan, server, strings, strings_many, strings_number, strings_range, tiers,
 };
 
 /// A row and its place among all rows, subcommands included.
@@ -67,6 +67,7 @@ fn families() -> impl Iterator<Item = &'static Row> {
         lcs::ROWS,
         bits::ROWS,
         bitfield::ROWS,
+        tiers::ROWS,
     ]
     .into_iter()
     .flatten()

@@ -34,6 +34,17 @@ pub(super) enum Evicted {
     Full,
 }
 
+/// What is known of a key's record while the key isn't in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// It is this one.
+    Record(Record),
+    /// There is none: what looks like it belongs to other keys.
+    None,
+    /// Nothing: what looks like it may be it.
+    Nothing,
+}
+
 /// Records that a key may have.
 pub struct Below {
     /// The contents of its database.
@@ -76,11 +87,13 @@ impl Memory {
         }
     }
 
-    /// Takes care of an entry that has just left memory to make room; false if it had to come back.
+    /// Takes care of an entry that has just left memory to make room; false if it had to come back. The
+    /// flights of its key are to be cancelled: they may have seen that it has no record.
     pub(super) fn demote(
         &self,
         shelf: &mut Shelf,
         db: usize,
+        hash: u64,
         entry: EntryRef,
         permit: Option<Permit>,
         now: u64,
@@ -90,7 +103,6 @@ impl Memory {
             return true;
         };
         let view = entry.get();
-        let hash = hash(&self.rules().hasher, view.key());
         let volatile = view.deadline() != 0;
         if !is_live(view, now) {
             self.forget_record(shelf, view);
@@ -131,13 +143,26 @@ impl Memory {
     }
 
     /// Cancels the flights of a key that changes, and makes its records invalid (SEMANTICS 1, 7). The
-    /// key stands in `slot`, if it is in memory. Call it before the change is seen.
+    /// key stands in `slot`, if it is in memory; if not, `known` is what is known of its record. Call it
+    /// before the change is seen.
     #[inline]
-    pub fn supersede(&self, core: &mut Core, db: usize, hash: u64, slot: Option<Slot>) {
+    pub fn supersede(
+        &self,
+        core: &mut Core,
+        db: usize,
+        hash: u64,
+        slot: Option<Slot>,
+        known: impl FnOnce() -> Known,
+    ) {
         core.cancel(db, hash);
         if let Some(log) = self.log() {
-            drop_superseded(log, core, db, hash, slot);
+            drop_superseded(log, core, db, hash, slot, known);
         }
+    }
+
+    /// Whether a key may be forgotten because another one looks like it.
+    pub fn may_forget(&self) -> bool {
+        self.log().is_some_and(|log| log.is_full()) && !self.keeps_all()
     }
 
     /// Makes the record of an entry invalid that has left memory because it ended.
@@ -145,34 +170,35 @@ impl Memory {
         if let Some(log) = self.log()
             && entry.is_stored()
         {
-            drop_records(log, shelf, hash(&self.rules().hasher, entry.key()));
+            drop_resident(log, shelf, hash(&self.rules().hasher, entry.key()));
         }
     }
 
-    /// Notes that an entry is about to be installed that was read from this record, or loaded.
+    /// Notes that an entry is about to be installed; this is known of its record.
     pub(super) fn note_promotion(
         &self,
         shelf: &mut Shelf,
         hash: u64,
         old: Option<Slot>,
         entry: Entry<'_>,
-        from: Option<Record>,
+        known: Known,
     ) {
         let Some(log) = self.log() else { return };
         if old.is_some_and(|slot| shelf.entry(slot).is_stored()) {
             // The record ended with its entry.
-            return drop_records(log, shelf, hash);
+            return drop_resident(log, shelf, hash);
         }
-        match from.and_then(|from| shelf.records.find_slot(hash, from)) {
+        let Known::Record(from) = known else { return drop_cold(log, shelf, hash, known) };
+        match shelf.records.find_slot(hash, from) {
             Some(at) => {
                 let record = shelf.records.slot(at);
                 shelf.records.set(at, record.with(RESIDENT | HOT, true));
                 entry.set_stored(true);
             }
-            // It may stand elsewhere by now, or belong to what the store has replaced.
-            None => drop_records(log, shelf, hash),
+            // It may stand elsewhere by now.
+            None => drop_cold(log, shelf, hash, Known::Nothing),
         }
-        add(&log.counters.promotions, u64::from(from.is_some()));
+        add(&log.counters.promotions, 1);
     }
 
     /// Records that a key with this hash may have, while it isn't in memory.
@@ -296,29 +322,52 @@ fn has_left(log: &Log, shelf: &mut Shelf, hash: u64) -> bool {
         shelf.records.set(at, record.with(RESIDENT, false));
         return true;
     }
-    if !resident.is_empty() {
-        // Two keys that look alike: which record is whose would have to be read.
-        drop_records(log, shelf, hash);
-    }
+    // Two keys in memory that look alike: which record is whose would have to be read.
+    drop_resident(log, shelf, hash);
     false
 }
 
-fn drop_superseded(log: &Log, core: &mut Core, db: usize, hash: u64, slot: Option<Slot>) {
+fn drop_superseded(
+    log: &Log,
+    core: &mut Core,
+    db: usize,
+    hash: u64,
+    slot: Option<Slot>,
+    known: impl FnOnce() -> Known,
+) {
     let Some(shelf) = core.shelf_mut(db) else { return };
-    if let Some(slot) = slot {
-        let entry = shelf.entry(slot);
-        if !entry.is_stored() {
-            return;
-        }
+    let Some(slot) = slot else { return drop_cold(log, shelf, hash, known()) };
+    let entry = shelf.entry(slot);
+    if entry.is_stored() {
         entry.set_stored(false);
+        drop_resident(log, shelf, hash);
     }
-    drop_records(log, shelf, hash);
 }
 
-/// Makes all records invalid that a key with this hash may have.
-fn drop_records(log: &Log, shelf: &mut Shelf, hash: u64) {
-    while let Some(at) = shelf.records.find(hash).first() {
-        log.invalidate(shelf.records.remove(*at));
+/// Makes the record invalid of a key in memory with this hash; where there are two such keys, of both.
+fn drop_resident(log: &Log, shelf: &mut Shelf, hash: u64) {
+    drop_records(log, shelf, hash, |record| record.has(RESIDENT));
+}
+
+/// Makes the record invalid of a key with this hash that isn't in memory.
+fn drop_cold(log: &Log, shelf: &mut Shelf, hash: u64, known: Known) {
+    match known {
+        Known::None => {}
+        Known::Record(known) if shelf.records.find_slot(hash, known).is_some() => {
+            drop_records(log, shelf, hash, |record| record.is_same(known));
+        }
+        // It has moved since it was read, or was never read.
+        Known::Record(_) | Known::Nothing => {
+            drop_records(log, shelf, hash, |record| !record.has(RESIDENT));
+        }
+    }
+}
+
+fn drop_records(log: &Log, shelf: &mut Shelf, hash: u64, goes: impl Fn(Record) -> bool) {
+    loop {
+        let found = shelf.records.find(hash);
+        let Some(at) = found.into_iter().find(|at| goes(shelf.records.slot(*at))) else { return };
+        log.invalidate(shelf.records.remove(at));
         add(&log.counters.invalidated, 1);
     }
 }

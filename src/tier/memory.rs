@@ -17,10 +17,13 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::{
     Rules, Weight,
-    demote::Evicted,
+    demote::{Evicted, Known},
     entry::{Entry, EntryRef},
     eviction::Eviction,
-    log::{Log, slot::Slot as Record},
+    log::{
+        Log,
+        slot::{RESIDENT, Slot as Record},
+    },
     shelf::{Shelf, is_live, next_random},
     table::{Hasher, Lines, SPLIT, Table, hash},
 };
@@ -36,6 +39,9 @@ const ENTRY_BYTES: usize = 128;
 const MAX_SEGMENT_BITS: u32 = 12;
 /// A cursor is this many bits shorter than a hash, so that it fits a JavaScript number.
 const CURSOR_SHIFT: u32 = 16;
+
+/// Records of L3 that one step of a walk shows at most, but for those of one cursor.
+const COLD_AT_ONCE: usize = 64;
 
 /// What a memory tier is made with.
 #[derive(Clone, Debug)]
@@ -399,8 +405,12 @@ impl Memory {
             self.give_back(permit);
             return Evicted::None;
         };
-        let has_left = self.demote(shelf, db, entry, permit, now);
+        let hash = hash(&self.rules.hasher, entry.get().key());
+        let has_left = self.demote(shelf, db, hash, entry, permit, now);
         self.report(shelf);
+        if self.log.is_some() {
+            core.cancel(db, hash);
+        }
         if has_left { Evicted::One } else { Evicted::None }
     }
 
@@ -446,6 +456,18 @@ impl Memory {
             }
         }
         sum
+    }
+
+    /// Entries of a database in memory.
+    pub fn resident(&self, db: usize) -> usize {
+        let count = |core: &Core| core.shelf(db).map_or(0, |shelf| shelf.table().len());
+        (0..self.stripes.len()).map(|stripe| count(&self.lock(stripe))).sum()
+    }
+
+    /// Bytes of the index of L3.
+    pub fn index_bytes(&self) -> usize {
+        let bytes = |core: &Core| core.shelves().map(|shelf| shelf.records.bytes()).sum::<usize>();
+        (0..self.stripes.len()).map(|stripe| bytes(&self.lock(stripe))).sum()
     }
 
     /// Bytes beside the entries, of all databases.
@@ -504,8 +526,16 @@ impl Memory {
         }
     }
 
-    /// Shows the live entries of one bucket from a cursor on, and returns the next cursor (0: the end).
-    pub fn scan(&self, db: usize, cursor: u64, now: u64, mut seen: impl FnMut(Entry<'_>)) -> u64 {
+    /// Shows the live entries of one bucket from a cursor on, and the records of L3 with these hashes
+    /// that memory has no copy of; returns the next cursor (0: the end).
+    pub fn scan(
+        &self,
+        db: usize,
+        cursor: u64,
+        now: u64,
+        mut seen: impl FnMut(Entry<'_>),
+        mut cold: impl FnMut(Record),
+    ) -> u64 {
         let Some(hash) = cursor.checked_mul(1 << CURSOR_SHIFT) else { return 0 };
         let stripe = self.stripe_of(hash);
         let core = self.lock(stripe);
@@ -514,35 +544,60 @@ impl Memory {
                 seen(entry);
             }
         };
-        let filled = core.shelf(db).filter(|shelf| !shelf.table().is_empty());
-        let behind = filled.and_then(|shelf| shelf.table().scan(hash, show));
         let bits = self.rules.stripe_bits;
-        let next = match behind {
-            Some(rest) => (stripe as u128) << 64 >> bits | u128::from(rest),
-            None => (stripe as u128 + 1) << 64 >> bits,
-        };
+        let mut next = (stripe as u128 + 1) << 64 >> bits;
+        if let Some(shelf) = core.shelf(db) {
+            let filled = Some(shelf.table()).filter(|table| !table.is_empty());
+            let start = (stripe as u128) << 64 >> bits;
+            if let Some(rest) = filled.and_then(|table| table.behind_bucket(hash)) {
+                next = (start | u128::from(rest)).next_multiple_of(1 << CURSOR_SHIFT);
+            }
+            let to = (next - start) << bits;
+            let show_cold = |record: Record| {
+                if !record.has(RESIDENT) {
+                    cold(record);
+                }
+            };
+            let cell = CURSOR_SHIFT + bits;
+            match shelf.records.scan(hash << bits, to, (COLD_AT_ONCE, cell), show_cold) {
+                // The bucket is shown with the last of its records.
+                Some(rest) => next = start | u128::from(rest >> cell << CURSOR_SHIFT),
+                None => drop(filled.map(|table| table.scan(hash, show))),
+            }
+        }
         // Behind the last stripe all 64 bits are used up, and the cursor is 0.
         (next.div_ceil(1 << CURSOR_SHIFT) as u64) & (u64::MAX >> CURSOR_SHIFT)
     }
 
-    /// Shows a random live entry of a database, if one is found.
+    /// Shows a random live entry of a database, or names a record of L3, if one is found.
     pub fn random<T>(
         &self,
         db: usize,
         random: u64,
         now: u64,
         show: impl FnOnce(Entry<'_>) -> T,
-    ) -> Option<T> {
+    ) -> Option<Result<T, Record>> {
         let count = self.stripes.len();
         for step in 0..count {
             let core = self.lock((random as usize % count + step) % count);
             let Some(shelf) = core.shelf(db) else { continue };
+            let (cold, _) = shelf.records.cold();
             let mut sample = random;
             for _ in 0..16 {
                 sample = next_random(sample);
-                let Some(slot) = shelf.random(sample) else { break };
+                let total = shelf.table().len() + cold;
+                if total == 0 {
+                    break;
+                }
+                if sample as usize % total >= shelf.table().len() {
+                    match shelf.records.random(next_random(sample)) {
+                        Some(record) if !record.has(RESIDENT) => return Some(Err(record)),
+                        _ => continue,
+                    }
+                }
+                let Some(slot) = shelf.random(sample) else { continue };
                 if is_live(shelf.entry(slot), now) {
-                    return Some(show(shelf.entry(slot)));
+                    return Some(Ok(show(shelf.entry(slot))));
                 }
             }
         }
@@ -595,15 +650,15 @@ impl Memory {
         self.lock(self.stripe_of(hash)).has_ticket(ticket)
     }
 
-    /// Installs what a flight brought (from this record of L3, or from a store), if its ticket still
-    /// lives, the key is absent and there is room; says whether it was.
+    /// Installs what a flight brought, if its ticket still lives, the key is absent and there is room; says
+    /// whether it was.
     pub fn land(
         &self,
         db: usize,
         hash: u64,
         ticket: Ticket,
         entry: EntryRef,
-        from: Option<Record>,
+        known: Known,
         now: u64,
     ) -> bool {
         let stripe = self.stripe_of(hash);
@@ -619,7 +674,7 @@ impl Memory {
         if old.is_some_and(|slot| is_live(shelf.entry(slot), now)) {
             return false;
         }
-        self.note_promotion(shelf, hash, old, entry.get(), from);
+        self.note_promotion(shelf, hash, old, entry.get(), known);
         match old {
             Some(slot) => shelf.replace(slot, hash, entry, &self.rules, now),
             None => shelf.insert(hash, entry, &self.rules, now),

@@ -6,7 +6,7 @@
 use super::{
     Rules, Weight,
     adaptive::Adaptive,
-    entry::{Entry, EntryMut, EntryRef},
+    entry::{Entry, EntryMut, EntryRef, Meta},
     eviction::Eviction,
     log::index::Index,
     table::{Slot, Table, hash},
@@ -48,6 +48,12 @@ fn end(entry: Entry<'_>) -> u64 {
 pub fn is_live(entry: Entry<'_>, now: u64) -> bool {
     let end = end(entry);
     end == 0 || end > now
+}
+
+/// Whether what an entry carried says that it may no longer be shown at `now`.
+pub fn has_ended(meta: &Meta, now: u64) -> bool {
+    let is_past = |end: u64| end != 0 && end <= now;
+    is_past(meta.deadline) || is_past(meta.fresh_until)
 }
 
 impl Shelf {

@@ -571,6 +571,13 @@ impl Table {
         self.behind(place, home, count)
     }
 
+    /// Where the bucket behind that of `hash` begins (see [`Table::scan`]).
+    pub fn behind_bucket(&self, hash: u64) -> Option<u64> {
+        let place = self.lines.place(hash);
+        let count = self.segment(place.segment).buckets().1;
+        self.behind(place, place.home(count), count)
+    }
+
     /// The first hash behind a bucket, in the bits behind the stripe's.
     fn behind(&self, place: Place, home: usize, count: usize) -> Option<u64> {
         let lines = &self.lines;

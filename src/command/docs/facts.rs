@@ -87,7 +87,7 @@ fn group_category(group: Group) -> &'static str {
         Group::String => "string",
         Group::Bitmap => "bitmap",
         Group::Connection => "connection",
-        Group::Server => "",
+        Group::Server | Group::Larder => "",
     }
 }
 

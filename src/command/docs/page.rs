@@ -12,13 +12,13 @@ const INTRODUCTION: &str = "\
 # Commands
 
 What Larder supports of Redis 7.2's commands, with Redis's options, replies and error texts; *since* is
-the version of Redis that brought a command. `COMMAND DOCS` tells the same to programs, and redis-cli
+the version of Redis that brought a command (for those that only Larder has, its own). `COMMAND DOCS` tells the same to programs, and redis-cli
 completes and hints from it. At the end are the commands of Redis 7.2 that Larder does not have.
 ";
 
 /// The groups in the order of the page.
-const GROUPS: [Group; 5] =
-    [Group::Generic, Group::String, Group::Bitmap, Group::Connection, Group::Server];
+const GROUPS: [Group; 6] =
+    [Group::Generic, Group::String, Group::Bitmap, Group::Connection, Group::Server, Group::Larder];
 
 /// The reference page of all commands.
 pub fn markdown() -> String {

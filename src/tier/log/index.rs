@@ -320,12 +320,13 @@ impl Index {
     }
 
     /// Shows records in the order of their hashes (stripe's bits shifted out) from `from` on and before
-    /// `to`, at most about `most` of them; returns where to go on if that is before `to`.
+    /// `to`, at most about `most` of them: it ends between two that differ above the bit `cell`. Returns
+    /// where to go on if that is before `to`.
     pub fn scan(
         &self,
         from: u64,
         to: u128,
-        most: usize,
+        (most, cell): (usize, u32),
         mut seen: impl FnMut(Slot),
     ) -> Option<u64> {
         if self.len == 0 {
@@ -343,12 +344,11 @@ impl Index {
                 if u128::from(start) >= to {
                     return None;
                 }
-                // Those that start together are shown together: the next call begins behind them.
-                if shown >= most && last != Some(start) {
+                if shown >= most && last != Some(start >> cell) {
                     return Some(start);
                 }
                 seen(segment.slot(index));
-                (shown, last) = (shown + 1, Some(start));
+                (shown, last) = (shown + 1, Some(start >> cell));
             }
             place = (segment.prefix as usize + 1) << (self.bits - segment.depth);
         }
@@ -468,7 +468,7 @@ mod tests {
         let mut seen = Vec::new();
         let (mut from, mut next) = (0, 3_000);
         loop {
-            let behind = index.scan(from, 1 << 64, 7, |slot| seen.push(slot.place()));
+            let behind = index.scan(from, 1 << 64, (7, 16), |slot| seen.push(slot.place()));
             let Some(behind) = behind else { break };
             assert!(behind > from);
             from = behind;
@@ -479,7 +479,7 @@ mod tests {
         assert_eq!(old.len(), 3_000);
         assert!(old.is_sorted_by_key(|number| hash(*number)));
         let mut some = 0;
-        assert_eq!(index.scan(1 << 60, 1 << 61, usize::MAX, |_| some += 1), None);
+        assert_eq!(index.scan(1 << 60, 1 << 61, (usize::MAX, 16), |_| some += 1), None);
         let all = (0..next).filter(|number| (1 << 60..1 << 61).contains(&hash(*number))).count();
         assert_eq!(some, all);
     }

@@ -48,7 +48,7 @@ use std::{
 
 use super::{
     disk::{self, Disk, File, PAGE, buffer::Buffer},
-    entry::Entry,
+    entry::{Entry, Meta},
     table::{Hasher, hash},
 };
 use admission::Admission;
@@ -68,6 +68,8 @@ const SEGMENTS: u64 = 64;
 pub const LEAST: u64 = SEGMENT_LEAST * 8;
 /// See [`LEAST`].
 pub const MOST: u64 = (UNIT as u64) << slot::PLACE_BITS;
+/// Bytes of a record that are read for its key.
+const PEEKED: usize = 1 << 10;
 /// What may not be forgotten may fill so much of the log: cleaning needs the rest.
 const KEPT_PERCENT: u64 = 80;
 
@@ -125,10 +127,13 @@ impl Options {
 #[derive(Debug, Default)]
 #[allow(missing_docs, reason = "the names say it")]
 pub struct Counters {
-    /// Reads of the disk.
+    /// Reads of the disk for a key, and the time they took.
     pub reads: AtomicU64,
-    pub read_bytes: AtomicU64,
     pub read_nanos: AtomicU64,
+    /// Reads to learn a record's key.
+    pub key_reads: AtomicU64,
+    /// Bytes read for whatever reason.
+    pub read_bytes: AtomicU64,
     /// Reads that found their key.
     pub hits: AtomicU64,
     /// Hits on entries that waited to be written.
@@ -374,7 +379,11 @@ impl Log {
         found: impl FnOnce(&Record<'_>) -> T,
     ) -> Fetched<T> {
         let start = slot.place() * UNIT as u64;
-        let bytes = match self.read_bytes(buffer, start, slot.bytes()) {
+        let started = std::time::Instant::now();
+        let read = self.read_bytes(buffer, start, slot.bytes());
+        add(&self.counters.reads, 1);
+        add(&self.counters.read_nanos, started.elapsed().as_nanos() as u64);
+        let bytes = match read {
             Ok(bytes) => bytes,
             Err(error) => {
                 add(&self.counters.read_errors, 1);
@@ -392,6 +401,33 @@ impl Log {
         Fetched::Found(found(&record))
     }
 
+    /// When the segment of a record was begun, in unix seconds.
+    pub fn written_at(&self, slot: Slot) -> u64 {
+        self.state.begun_at(self.segment_of(slot.place()))
+    }
+
+    /// Reads the key of a record and when it ends, unchecked: see whether the index has such a record
+    /// before it is believed.
+    pub fn read_key(&self, buffer: &mut Buffer, slot: Slot) -> Fetched<(Box<[u8]>, Meta)> {
+        let start = slot.place() * UNIT as u64;
+        let mut need = slot.bytes().min(PEEKED);
+        loop {
+            add(&self.counters.key_reads, 1);
+            let peeked = self.read_bytes(buffer, start, need).map(record::peek);
+            match peeked {
+                Ok(Ok((head, key))) => return Fetched::Found((key.into(), head.meta)),
+                Ok(Err(record::Defect::Short(more))) if more > need && more <= slot.bytes() => {
+                    need = more;
+                }
+                Ok(Err(_)) => return Fetched::Bad,
+                Err(error) => {
+                    add(&self.counters.read_errors, 1);
+                    return Fetched::Failed(error);
+                }
+            }
+        }
+    }
+
     /// Reads so many bytes of the log, or up to its end.
     fn read_bytes<'a>(
         &self,
@@ -399,7 +435,6 @@ impl Log {
         start: u64,
         bytes: usize,
     ) -> io::Result<&'a [u8]> {
-        let started = std::time::Instant::now();
         let first = start / PAGE as u64 * PAGE as u64;
         let end = (start + bytes as u64).min(self.shape.bytes()).next_multiple_of(PAGE as u64);
         let len = (end - first) as usize;
@@ -407,10 +442,7 @@ impl Log {
             *buffer = Buffer::zeroed(len);
         }
         let read = self.file.read_at(&mut buffer[..len], first)?;
-        let counters = &self.counters;
-        add(&counters.reads, 1);
-        add(&counters.read_bytes, len as u64);
-        add(&counters.read_nanos, started.elapsed().as_nanos() as u64);
+        add(&self.counters.read_bytes, len as u64);
         let skip = (start - first) as usize;
         Ok(&buffer[skip.min(read)..read.min(skip + bytes)])
     }

@@ -108,8 +108,14 @@ fn number<const N: usize>(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(word)
 }
 
-/// Reads the record at the beginning of `bytes`.
-pub fn read(bytes: &[u8]) -> Result<Record<'_>, Defect> {
+/// Where the parts of a record stand.
+struct Parts {
+    key_at: usize,
+    value_at: usize,
+    end: usize,
+}
+
+fn parts(bytes: &[u8]) -> Result<Parts, Defect> {
     if bytes.len() < HEADER {
         return Err(Defect::Short(HEADER));
     }
@@ -120,23 +126,42 @@ pub fn read(bytes: &[u8]) -> Result<Record<'_>, Defect> {
     let (key_len, value_len) = (number::<4>(bytes, 28) as usize, number::<4>(bytes, 32) as usize);
     let key_at = HEADER + if flags & FRESH != 0 { 8 } else { 0 };
     let value_at = key_at + key_len;
-    let end = value_at + value_len;
+    Ok(Parts { key_at, value_at, end: value_at + value_len })
+}
+
+/// Reads deadlines and key at the beginning of a record, unchecked: the rest need not be there.
+pub fn peek(bytes: &[u8]) -> Result<(Head, &[u8]), Defect> {
+    let Parts { key_at, value_at, .. } = parts(bytes)?;
+    let key = bytes.get(key_at..value_at).ok_or(Defect::Short(value_at))?;
+    Ok((head(bytes), key))
+}
+
+/// Reads the record at the beginning of `bytes`.
+pub fn read(bytes: &[u8]) -> Result<Record<'_>, Defect> {
+    let Parts { key_at, value_at, end } = parts(bytes)?;
     if bytes.len() < end {
         return Err(Defect::Short(end));
     }
     if u64::from(crc32fast::hash(&bytes[4..end])) != number::<4>(bytes, 0) {
         return Err(Defect::Checksum);
     }
-    let fresh_until = if flags & FRESH != 0 { number::<8>(bytes, HEADER) } else { 0 };
+    let (key, value) = (&bytes[key_at..value_at], &bytes[value_at..end]);
+    Ok(Record { head: head(bytes), key, value })
+}
+
+/// What stands before the key; the lengths have been checked.
+fn head(bytes: &[u8]) -> Head {
+    let flags = bytes[23];
+    let is_fresh = flags & FRESH != 0 && bytes.len() >= HEADER + 8;
+    let fresh_until = if is_fresh { number::<8>(bytes, HEADER) } else { 0 };
     let meta =
         Meta { deadline: number::<6>(bytes, 16), fresh_until, access: None, raw: flags & RAW != 0 };
-    let head = Head {
+    Head {
         generation: number::<4>(bytes, 4) as u32,
         version: number::<8>(bytes, 8),
         keyspace: number::<4>(bytes, 24) as u32,
         meta,
-    };
-    Ok(Record { head, key: &bytes[key_at..value_at], value: &bytes[value_at..end] })
+    }
 }
 
 impl Record<'_> {

@@ -8,6 +8,7 @@
 //!        12  which keyspace table counts  13  last keyspace    14  version  15  next segment
 //!       512  keyspace table 0, 256 u32   640  keyspace table 1
 //!      1024  segments, 2 words each: generation (low half) and kind; number of records
+//!              (low half) and the unix second at which it was begun
 //!         p  (the next page) bitmap: a bit for each 64 bytes of the log, set where a valid record begins
 //! ```
 //!
@@ -273,12 +274,23 @@ impl State {
 
     /// Records of a sealed segment, valid or not.
     pub fn count(&self, segment: usize) -> usize {
-        self.get(SEGMENTS + 2 * segment + 1) as usize
+        self.get(SEGMENTS + 2 * segment + 1) as u32 as usize
     }
 
     /// Notes a sealed segment's records.
     pub fn set_count(&self, segment: usize, count: usize) {
-        self.put(SEGMENTS + 2 * segment + 1, count as u64);
+        let begun = self.begun_at(segment);
+        self.put(SEGMENTS + 2 * segment + 1, begun << 32 | count as u64);
+    }
+
+    /// When a segment was begun, in unix seconds.
+    pub fn begun_at(&self, segment: usize) -> u64 {
+        self.get(SEGMENTS + 2 * segment + 1) >> 32
+    }
+
+    /// Notes that a segment is begun at this unix second.
+    pub fn set_begun(&self, segment: usize, second: u64) {
+        self.put(SEGMENTS + 2 * segment + 1, second << 32);
     }
 
     fn bit(&self, place: u64) -> (&AtomicU64, u64) {

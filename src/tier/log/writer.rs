@@ -379,6 +379,7 @@ impl Writer {
             };
             let own = state.segment(segment).0.wrapping_add(1);
             state.set_segment(segment, own, kind);
+            state.set_begun(segment, crate::clock::micros() / 1_000_000);
         }
         state.set_next_segment(first);
         let (items, pending) = (Vec::new(), Vec::new());
