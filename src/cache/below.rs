@@ -2,7 +2,6 @@
 
 use std::{
     collections::VecDeque,
-    io,
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -53,7 +52,7 @@ pub(super) struct Disk {
     log: Arc<Log>,
     waiting: Arc<Waiting>,
     /// Taken by whoever closes the log.
-    writer: Arc<Mutex<Option<Writer>>>,
+    pub(super) writer: Arc<Mutex<Option<Writer>>>,
     /// How long a read may take, in microseconds; then it is a miss.
     pub(super) read_limit: AtomicU64,
     /// Bytes a second that may be written; 0: any.
@@ -107,7 +106,7 @@ impl Disk {
         Self {
             log: log.clone(),
             waiting,
-            writer: Arc::new(Mutex::new(Some(Writer::new(log.clone())))),
+            writer: Arc::new(Mutex::new((!log.is_snapshot()).then(|| Writer::new(log.clone())))),
             read_limit: AtomicU64::new(READ_LIMIT.as_micros() as u64),
             write_rate: Arc::default(),
         }
@@ -137,21 +136,18 @@ impl Disk {
         read.await.ok()?
     }
 
-    /// Writes all that waits and closes the log; nothing is demoted from here on.
-    pub(super) fn close(&self, memory: &Memory) -> io::Result<()> {
-        match self.writer.lock().take() {
-            Some(writer) => writer.close(memory),
-            None => Ok(()),
-        }
+    /// Ends the readers, when there is nothing to read any more.
+    pub(super) fn end(&self) {
+        self.waiting.closed.store(true, Relaxed);
+        // Under the lock, so that no reader misses it on its way to sleep.
+        drop(self.waiting.jobs.lock());
+        self.waiting.more.notify_all();
     }
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        self.waiting.closed.store(true, Relaxed);
-        // Under the lock, so that no reader misses it on its way to sleep.
-        drop(self.waiting.jobs.lock());
-        self.waiting.more.notify_all();
+        self.end();
         self.log.queue.rouse();
     }
 }

@@ -14,12 +14,12 @@ mod settle;
 mod turns;
 pub mod tx;
 pub mod walk;
+pub mod warm;
 
 use std::{
-    io,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -118,6 +118,8 @@ struct Inner {
     memory: Memory,
     /// The threads of L3.
     disk: Option<below::Disk>,
+    /// Whether there may be keys in L3, or in a snapshot.
+    has_below: AtomicBool,
     policies: Policies,
     flights: flight::Flights,
     turns: Arc<turns::Turns>,
@@ -172,9 +174,11 @@ impl Cache {
         assert!(runtime.is_some() || !needs_runtime, "a namespace with a store needs a runtime");
         let memory = Memory::new(options);
         let disk = memory.log().map(|log| below::Disk::start(log, &memory));
+        let has_below = AtomicBool::new(disk.is_some());
         let cache = Self(Arc::new(Inner {
             memory,
             disk,
+            has_below,
             policies,
             flights: flight::Flights::default(),
             turns: Arc::default(),
@@ -213,12 +217,6 @@ impl Cache {
             disk.read_limit.store(read.as_micros() as u64, Relaxed);
             disk.write_rate.store(write_rate, Relaxed);
         }
-    }
-
-    /// Ends the work on disk: writes what waits and notes that the end was a clean one. Call it when no
-    /// command runs any more.
-    pub fn close(&self) -> io::Result<()> {
-        self.0.disk.as_ref().map_or(Ok(()), |disk| disk.close(&self.0.memory))
     }
 
     /// The namespaces.
@@ -302,7 +300,7 @@ impl Cache {
         }
         let start = Start { cache: inner, job, pins, staged, room };
         let mut tx = Tx::begin(start, job.keys.iter().map(|(key, _)| key.hash));
-        let is_all_there = inner.policies.is_empty() && inner.disk.is_none();
+        let is_all_there = inner.policies.is_empty() && !inner.has_below.load(Relaxed);
         if !is_all_there && !self.is_resident(job, &mut tx)? {
             return Err(Refusal::Below.into());
         }

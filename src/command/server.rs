@@ -136,8 +136,6 @@ impl Shutdown {
 
 /// Success has no reply: the connection closes.
 fn shutdown(session: &mut Session, args: Args<'_>, _: &mut Reply<'_>) -> Result<(), Stop> {
-    const NO_SNAPSHOT: ClientError =
-        ClientError::new("ERR there is nothing to save to: snapshots come with warm restart");
     const NOT_UNDER_WAY: ClientError = ClientError::new("ERR No shutdown in progress.");
     const UNDER_WAY: ClientError = ClientError::new("ERR the shutdown can't be stopped any more");
     const NO_SERVER: ClientError = ClientError::new("ERR nobody is there to shut down");
@@ -146,10 +144,8 @@ fn shutdown(session: &mut Session, args: Args<'_>, _: &mut Reply<'_>) -> Result<
         let draining = session.shared.draining.load(std::sync::atomic::Ordering::Relaxed);
         return Err(if draining { UNDER_WAY } else { NOT_UNDER_WAY }.into());
     }
-    if asked.save {
-        return Err(NO_SNAPSHOT.into());
-    }
-    let request = ShutdownRequest { now: asked.now };
+    let save = (asked.save || asked.nosave).then_some(asked.save);
+    let request = ShutdownRequest { now: asked.now, save };
     session.shared.shutdown.send(request).map_err(|_| NO_SERVER)?;
     session.after = After::Close;
     Ok(())
@@ -180,7 +176,7 @@ mod tests {
         let (mut session, mut requests) = session_with_shutdown();
         assert_eq!(call(&mut session, &["SHUTDOWN", "nosave", "NOW"]), "");
         assert_eq!(session.after, After::Close);
-        assert_eq!(requests.try_recv().unwrap(), ShutdownRequest { now: true });
+        assert_eq!(requests.try_recv().unwrap(), ShutdownRequest { now: true, save: Some(false) });
     }
 
     #[test]
@@ -192,10 +188,6 @@ mod tests {
             (&["SHUTDOWN", "SAVE", "NOSAVE"], syntax),
             (&["SHUTDOWN", "ABORT", "NOW"], syntax),
             (&["SHUTDOWN", "ABORT"], "-ERR No shutdown in progress.\r\n"),
-            (
-                &["SHUTDOWN", "SAVE"],
-                "-ERR there is nothing to save to: snapshots come with warm restart\r\n",
-            ),
         ] {
             assert_eq!(call(&mut session, words), reply);
         }

@@ -102,6 +102,8 @@ pub struct Pause {
 pub struct ShutdownRequest {
     /// Without waiting for clients.
     pub now: bool,
+    /// Whether memory is saved for the next start; `None`: as `warm-restart` says.
+    pub save: Option<bool>,
 }
 
 /// What all sessions share.

@@ -184,6 +184,12 @@ settings! {
         workers: u32 = 0, "workers" / "", Kind::Integer(0, 1024), Restart;
         /// Directory of everything on disk; made if it isn't there.
         dir: PathBuf = PathBuf::from("data"), "dir", Kind::Path, Restart;
+        /// Keep what is in memory over a clean restart: it goes to disk at the end and comes back at the
+        /// next start, while clients are served.
+        warm_restart: bool = true, "warm-restart" / "", Kind::Bool, Live;
+        /// How long it may take to bring memory to disk at the end.
+        warm_timeout: Duration = Duration::from_secs(30),
+            "warm-timeout" / "", Kind::Time(Unit::Seconds, 1, INT_MAX), Live;
         /// How long a shutdown may wait for clients to finish.
         shutdown_timeout: Duration = Duration::from_secs(10),
             "shutdown-timeout", Kind::Time(Unit::Seconds, 0, INT_MAX), Live;

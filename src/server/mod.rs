@@ -35,7 +35,7 @@ use tokio::{
 };
 
 use crate::{
-    cache::Cache,
+    cache::{Cache, warm::Save},
     clock::Clock,
     command::shared::{Shared, ShutdownRequest, WorkerStats},
     config::{self, Config, Live, Mode, NamespaceConfig, Settings, StoreConfig, StoreKind},
@@ -54,8 +54,12 @@ use worker::{Message, Worker};
 const QUEUE_SHARE: usize = 32;
 const QUEUE_LEAST: usize = 256 << 10;
 const QUEUE_MOST: usize = 8 << 20;
+/// Where memory is saved, in the data directory.
+const SNAPSHOT: &str = "warm";
 /// Threads of the background runtime.
 const BACKGROUND_THREADS: usize = 2;
+/// How much longer than it may a worker takes at most to end.
+const LAST_SECOND: Duration = Duration::from_secs(1);
 /// How often rates are taken and idle clients are looked for.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -86,6 +90,9 @@ impl Server {
         let log = open_log(settings)?;
         let shared = Arc::new(shared(config, policies, log, &background, sender));
         shared.apply_settings();
+        if settings.warm_restart {
+            shared.cache.warm_up();
+        }
         let workers = shared.workers.iter().enumerate();
         let workers = workers
             .map(|(index, stats)| {
@@ -164,15 +171,40 @@ impl Server {
         for worker in &self.workers {
             worker.post.send(Message::Drain(limit));
         }
-        for worker in self.workers {
-            worker.join(limit.saturating_sub(started.elapsed()) + Duration::from_secs(1));
-        }
-        if let Err(why) = self.shared.cache.close() {
-            tracing::warn!("L3 was not closed cleanly: {why}");
+        let joined: Vec<bool> = self
+            .workers
+            .into_iter()
+            .map(|worker| worker.join(limit.saturating_sub(started.elapsed()) + LAST_SECOND))
+            .collect();
+        if joined.into_iter().all(|has_ended| has_ended) {
+            save(&self.shared, &request);
+        } else {
+            // What a command still changes must not be older in what is saved.
+            tracing::warn!("a worker doesn't end: memory is not saved");
         }
         self.background.shutdown_timeout(limit.saturating_sub(started.elapsed()));
         tracing::info!("bye");
         Ok(())
+    }
+}
+
+/// Closes the disk tier and brings memory to disk, if that is wanted.
+fn save(shared: &Shared, request: &ShutdownRequest) {
+    let settings = shared.live.get();
+    let limit = settings.warm_timeout;
+    let save = Save { dir: settings.dir.join(SNAPSHOT), limit };
+    let wanted = request.save.unwrap_or(settings.warm_restart);
+    let started = Instant::now();
+    match shared.cache.close(wanted.then_some(&save)) {
+        Ok(_) if !wanted => {}
+        Ok(saved) => {
+            let (entries, took) = (saved.entries, started.elapsed());
+            tracing::info!("{entries} keys saved for the next start in {took:.1?}");
+            if !saved.complete {
+                tracing::warn!("the others were not saved: `warm-timeout` was over, or no room");
+            }
+        }
+        Err(why) => tracing::warn!("memory was not saved: {why}"),
     }
 }
 
@@ -242,22 +274,37 @@ fn lock_dir(dir: &Path) -> Result<fs::File, Error> {
 
 /// Opens the third tier, if there is to be one.
 fn open_log(settings: &Settings) -> Result<Option<Arc<Log>>, Error> {
-    if settings.disk_size == 0 {
-        return Ok(None);
-    }
-    let dir = settings.disk_path.clone().unwrap_or_else(|| settings.dir.join("l3"));
-    let queue = (settings.memory_limit() as usize / QUEUE_SHARE).clamp(QUEUE_LEAST, QUEUE_MOST);
     let recover = match settings.disk_recover {
         config::Recover::Strict => log::Recover::Strict,
         config::Recover::BestEffort => log::Recover::BestEffort,
         config::Recover::None => log::Recover::None,
     };
+    if settings.disk_size == 0 {
+        return open_snapshot(settings, recover);
+    }
+    let dir = settings.disk_path.clone().unwrap_or_else(|| settings.dir.join("l3"));
+    let queue = (settings.memory_limit() as usize / QUEUE_SHARE).clamp(QUEUE_LEAST, QUEUE_MOST);
     let options = log::Options { queue, recover, ..log::Options::new(&dir, settings.disk_size) };
     let log = Log::open(&options).map_err(|why| Error::DataDir(dir.clone(), why.to_string()))?;
     if let Some(why) = log.started_empty {
         tracing::info!("L3 in {} starts empty: {why}", dir.display());
     }
     Ok(Some(Arc::new(log)))
+}
+
+/// Opens what memory was saved in, if it was and is wanted.
+fn open_snapshot(settings: &Settings, recover: log::Recover) -> Result<Option<Arc<Log>>, Error> {
+    let dir = settings.dir.join(SNAPSHOT);
+    if !settings.warm_restart {
+        return Ok(None);
+    }
+    match Log::open_snapshot(&dir, recover) {
+        Ok(log) => Ok(log.map(Arc::new)),
+        Err(why) => {
+            tracing::warn!("the snapshot in {} isn't used: {why}", dir.display());
+            Ok(None)
+        }
+    }
 }
 
 /// Opens the stores and makes the namespaces over them.

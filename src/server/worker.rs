@@ -130,12 +130,13 @@ impl Worker {
         Ok(Self { post, thread })
     }
 
-    /// Waits for the thread to end, but no longer than this.
-    pub(super) fn join(self, limit: Duration) {
+    /// Waits for the thread to end, but no longer than this; says whether it has ended.
+    pub(super) fn join(self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         while !self.thread.is_finished() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(1));
         }
+        self.thread.is_finished()
     }
 }
 

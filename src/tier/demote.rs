@@ -69,7 +69,7 @@ impl Memory {
 
     /// A place in the queue to L3; `None`: what leaves is forgotten.
     pub(super) fn permit(&self) -> Result<Option<Permit>, Evicted> {
-        let Some(log) = self.log() else { return Ok(None) };
+        let Some(log) = self.log().filter(|log| !log.is_snapshot()) else { return Ok(None) };
         let keeps = self.keeps_all();
         if keeps && !log.may_keep() {
             return Err(Evicted::Full);
@@ -108,6 +108,8 @@ impl Memory {
             self.forget_record(shelf, view);
         } else if view.is_stored() && has_left(log, shelf, hash) {
             add(&log.counters.unchanged, 1);
+        } else if log.is_snapshot() {
+            self.count_evicted(1);
         } else if self.keeps(volatile) && !log.fits(view, self.keeps_all()) {
             let copy = EntryRef::new(view.key(), &[view.value()], &view.meta());
             shelf.insert(hash, copy, self.rules(), now);
@@ -162,7 +164,7 @@ impl Memory {
 
     /// Whether a key may be forgotten because another one looks like it.
     pub fn may_forget(&self) -> bool {
-        self.log().is_some_and(|log| log.is_full()) && !self.keeps_all()
+        self.log().is_some_and(|log| log.is_full() || log.is_snapshot()) && !self.keeps_all()
     }
 
     /// Makes the record of an entry invalid that has left memory because it ended.
@@ -266,6 +268,79 @@ impl Memory {
         self.with_records(keyspace, hash, drop).unwrap_or(false)
     }
 
+    /// Puts a copy of an entry that stays in memory into the queue to a log, whose index may be this
+    /// memory's own or another's; gives it back if the queue is full.
+    pub fn enqueue(&self, db: usize, entry: EntryRef, stays: bool) -> Result<(), EntryRef> {
+        let Some(log) = self.log() else { return Ok(()) };
+        let Some(permit) = log.queue.reserve() else { return Err(entry) };
+        let view = entry.get();
+        let (hash, stripe) = {
+            let hash = self.hash(view.key());
+            (hash, self.stripe_of(hash))
+        };
+        let mut core = self.lock(stripe);
+        let shelf = self.shelf(stripe, &mut core, db);
+        let mut flags = if view.deadline() != 0 { VOLATILE } else { 0 };
+        if stays {
+            view.set_stored(true);
+            flags |= RESIDENT;
+        }
+        let number = log.queue.push(permit, log.state().keyspace(db), hash, entry);
+        shelf.records.insert(hash, Record::queued(number, flags));
+        self.report(shelf);
+        Ok(())
+    }
+
+    /// The entries of a stripe that are this cold and live, with their databases; those that L3 has are
+    /// left out, or only they are shown.
+    pub fn of_coldness(
+        &self,
+        stripe: usize,
+        coldness: u64,
+        stored: bool,
+        now: u64,
+    ) -> Vec<(usize, EntryRef)> {
+        let rules = self.rules();
+        let (policy, lfu) = (rules.eviction(), rules.lfu());
+        let core = self.lock(stripe);
+        let mut found = Vec::new();
+        for db in 0..self.databases() {
+            let Some(shelf) = core.shelf(db) else { continue };
+            shelf.table().for_each(|entry| {
+                let is_wanted = policy.coldness(entry, now, lfu) == coldness
+                    && entry.is_stored() == stored
+                    && is_live(entry, now);
+                if is_wanted && let Some(entry) = entry.share() {
+                    found.push((db, entry));
+                }
+            });
+        }
+        found
+    }
+
+    /// The record of a key in memory, if L3 has one of it as it is.
+    pub fn resident_record(&self, db: usize, key: &[u8]) -> Option<Item> {
+        let log = self.log()?;
+        let hash = self.hash(key);
+        let core = self.lock(self.stripe_of(hash));
+        let shelf = core.shelf(db)?;
+        let mut found = shelf.records.find(hash).into_iter().map(|at| shelf.records.slot(at));
+        let slot = found.find(|record| record.has(RESIDENT) && !record.has(QUEUED))?;
+        Some(Item { hash, keyspace: log.state().keyspace(db), slot })
+    }
+
+    /// Lets go of all records: the snapshot that they are in has served.
+    pub fn drop_records(&self) {
+        for stripe in 0..self.stripes() {
+            let mut core = self.lock(stripe);
+            for shelf in core.shelves_mut() {
+                shelf.records = super::log::index::Index::new(self.rules().stripe_bits);
+                self.report(shelf);
+            }
+        }
+        self.uncharge_log();
+    }
+
     /// Notes that a record is written now; the index had it as `from`.
     pub fn move_record(&self, item: &Item, from: Record) {
         self.with_records(item.keyspace, item.hash, |log, shelf| {
@@ -280,13 +355,35 @@ impl Memory {
         });
     }
 
-    /// Brings a record that was found on disk into the index; false if it belongs to nothing.
-    pub fn adopt_record(&self, item: &Item) -> bool {
-        let adopt = |log: &Log, shelf: &mut Shelf| {
-            shelf.records.insert(item.hash, item.slot);
-            log.validate(item.slot);
-        };
-        self.with_records(item.keyspace, item.hash, adopt).is_some()
+    /// Brings records that were found on disk into the index, but for those that belong to nothing:
+    /// they become invalid. Returns how many it brought. The items are put in order.
+    pub fn adopt_records(&self, items: &mut [Item]) -> u64 {
+        let Some(log) = self.log() else { return 0 };
+        let mut count = 0;
+        // In the order of the index, which then grows at its end, and one lock for each stripe.
+        items.sort_unstable_by_key(|item| item.hash);
+        for items in items.chunk_by(|a, b| self.stripe_of(a.hash) == self.stripe_of(b.hash)) {
+            let stripe = self.stripe_of(items[0].hash);
+            let mut core = self.lock(stripe);
+            let (mut keyspace, mut db) = (0, None);
+            for item in items {
+                if keyspace != item.keyspace {
+                    keyspace = item.keyspace;
+                    db = log.state().database(keyspace).filter(|db| *db < self.databases());
+                }
+                match db {
+                    Some(db) => {
+                        let shelf = self.shelf(stripe, &mut core, db);
+                        shelf.records.insert(item.hash, item.slot);
+                        log.validate(item.slot);
+                        count += 1;
+                    }
+                    None => log.state().set_invalid(item.slot.place()),
+                }
+            }
+            core.shelves_mut().for_each(|shelf| self.report(shelf));
+        }
+        count
     }
 
     /// Forgets all records of a segment, by looking at every one there is.

@@ -115,6 +115,29 @@ impl Eviction {
     }
 }
 
+/// Classes of heat that [`Eviction::coldness`] tells apart.
+pub const COLDNESS: u64 = 8;
+
+impl Eviction {
+    /// How cold an entry is, from 0 to [`COLDNESS`] - 1: in this order entries come back after a restart.
+    pub fn coldness(self, entry: Entry<'_>, now: u64, lfu: Lfu) -> u64 {
+        let coldness = match self {
+            // Main before small before the window, and more marks before fewer.
+            Self::AllkeysS3fifo => {
+                u64::from(3_u32.saturating_sub(entry.queue())) * 2 + 2
+                    - u64::from(entry.mark().min(2))
+            }
+            _ if self.is_lfu() => self.score(entry, now, lfu) / 32,
+            // Minutes since the last use, doubling.
+            _ => {
+                let idle = entry.access().map_or(0, |word| idle_ms(word.load(Relaxed), now));
+                u64::from(64 - (idle / 60_000).leading_zeros())
+            }
+        };
+        coldness.min(COLDNESS - 1)
+    }
+}
+
 /// A new entry's counter, so that it isn't evicted before it had a chance.
 const LFU_START: u32 = 5;
 /// The LRU clock's unit is 2^4 ms.

@@ -142,7 +142,7 @@ impl Memory {
             weight: options.weight,
             stripe_bits,
             segment_bits: segments.max(1).ilog2().min(MAX_SEGMENT_BITS),
-            demotes: options.log.is_some(),
+            demotes: options.log.as_ref().is_some_and(|log| !log.is_snapshot()),
             limit: AtomicUsize::new(options.limit),
             eviction: AtomicU8::new(options.eviction as u8),
             samples: AtomicU32::new(5),
@@ -417,6 +417,13 @@ impl Memory {
     /// Whether the policy lets anything leave.
     fn may_evict(&self) -> bool {
         self.rules.demotes || self.rules.eviction() != Eviction::Noeviction
+    }
+
+    /// Takes the log's own memory out of the account, when it is done with.
+    pub(super) fn uncharge_log(&self) {
+        if let Some(log) = &self.log {
+            self.used.fetch_sub(log.bytes(), Relaxed);
+        }
     }
 
     /// Counts entries that were forgotten to make room.

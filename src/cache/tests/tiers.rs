@@ -249,7 +249,7 @@ async fn agree(eviction: Eviction, operations: u64, seed: u64) {
             assert_eq!(counters.bad_records.load(Relaxed), 0, "{counters:?}");
             let is_clean = run.next() & 1 == 0;
             if is_clean {
-                tiers.cache.close().expect("closes");
+                tiers.cache.close(None).expect("closes");
             }
             drop(tiers);
             tiers = open_again(dir.path(), eviction, &clock).await;

@@ -113,6 +113,10 @@ impl File for FaultyFile {
         self.inner.allocate(len)
     }
 
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.inner.set_len(len)
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.inner.sync()
     }

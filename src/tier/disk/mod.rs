@@ -32,6 +32,8 @@ pub trait File: Send + Sync {
     fn write_at(&self, buf: &[u8], at: u64) -> io::Result<()>;
     /// Makes the file this long and, if the file system can, takes the room for it now.
     fn allocate(&self, len: u64) -> io::Result<()>;
+    /// Makes the file this long; room is taken when it is written.
+    fn set_len(&self, len: u64) -> io::Result<()>;
     /// Brings what was written onto the device.
     fn sync(&self) -> io::Result<()>;
     /// Whether reads and writes pass the page cache by.

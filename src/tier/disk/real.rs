@@ -62,6 +62,10 @@ impl File for Open {
         }
     }
 
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
     }

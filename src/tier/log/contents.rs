@@ -88,7 +88,7 @@ fn entries(table: &[u8], generation: u32, count: usize, first_unit: u64) -> Opti
 
 impl Log {
     /// The valid records of a segment. An error says that the disk failed; then some may be missing.
-    pub(super) fn contents(&self, segment: usize) -> io::Result<Vec<Item>> {
+    pub fn contents(&self, segment: usize) -> io::Result<Vec<Item>> {
         let (generation, kind) = self.state.segment(segment);
         let first_unit = segment as u64 * self.shape.units();
         match kind {

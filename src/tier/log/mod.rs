@@ -68,6 +68,8 @@ const SEGMENTS: u64 = 64;
 pub const LEAST: u64 = SEGMENT_LEAST * 8;
 /// See [`LEAST`].
 pub const MOST: u64 = (UNIT as u64) << slot::PLACE_BITS;
+/// Bytes of the queue of a snapshot, which nothing enters.
+const SNAPSHOT_QUEUE: usize = 64 << 10;
 /// Bytes of a record that are read for its key.
 const PEEKED: usize = 1 << 10;
 /// What may not be forgotten may fill so much of the log: cleaning needs the rest.
@@ -98,6 +100,9 @@ pub struct Options {
     pub recover: Recover,
     /// Bytes of entries that may wait to be written.
     pub queue: usize,
+    /// Whether it holds a snapshot: it takes in nothing once it is open, and takes its room on disk as
+    /// it needs it.
+    pub snapshot: bool,
     /// The disk.
     pub disk: Arc<dyn Disk>,
 }
@@ -111,6 +116,7 @@ impl Options {
             segment: None,
             recover: Recover::default(),
             queue: 8 << 20,
+            snapshot: false,
             disk: Arc::new(disk::real::Real),
         }
     }
@@ -185,6 +191,8 @@ pub struct Log {
     pub queue: Queue,
     /// Bytes that are written at once.
     chunk: usize,
+    dir: PathBuf,
+    is_snapshot: bool,
     /// What is worth a place.
     pub admission: Admission,
     /// What happened since the start.
@@ -265,7 +273,9 @@ impl Log {
             state.format(&new_hashing());
         }
         let hashing = state.hashing();
-        if let Err(error) = file.allocate(shape.bytes()) {
+        if options.snapshot {
+            file.set_len(shape.bytes())?;
+        } else if let Err(error) = file.allocate(shape.bytes()) {
             tracing::warn!("{}: no room for all of it yet: {error}", options.dir.display());
         }
         state.begin()?;
@@ -280,6 +290,8 @@ impl Log {
             hashing,
             queue: Queue::new(options.queue, chunk),
             chunk,
+            dir: options.dir.clone(),
+            is_snapshot: options.snapshot,
             admission: Admission::new(shape.bytes()),
             counters: Counters::default(),
             live: AtomicU64::new(0),
@@ -288,6 +300,35 @@ impl Log {
             started_empty: why,
             room: tokio::sync::Notify::new(),
         })
+    }
+
+    /// Opens a snapshot, if there is one that may be believed.
+    pub fn open_snapshot(dir: &Path, recover: Recover) -> io::Result<Option<Self>> {
+        let Some(shape) = State::shape_of(&dir.join("state"))? else { return Ok(None) };
+        let options = Options {
+            segment: Some(shape.segment_bytes),
+            recover,
+            queue: SNAPSHOT_QUEUE,
+            snapshot: true,
+            ..Options::new(dir, shape.bytes())
+        };
+        let log = Self::open(&options)?;
+        if let Some(why) = log.started_empty {
+            tracing::info!("the snapshot in {} isn't used: {why}", dir.display());
+            return Ok(None);
+        }
+        Ok(Some(log))
+    }
+
+    /// Whether it holds a snapshot, which takes in nothing.
+    #[inline]
+    pub fn is_snapshot(&self) -> bool {
+        self.is_snapshot
+    }
+
+    /// The directory of its files.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// What hashes keys: it has to be the same at the next start.
@@ -364,7 +405,8 @@ impl Log {
         self.records.fetch_sub(records, Relaxed);
     }
 
-    fn segment_of(&self, place: u64) -> usize {
+    /// The segment of a place.
+    pub fn segment_of(&self, place: u64) -> usize {
         (place / self.shape.units()) as usize
     }
 
@@ -429,7 +471,7 @@ impl Log {
     }
 
     /// Reads so many bytes of the log, or up to its end.
-    fn read_bytes<'a>(
+    pub fn read_bytes<'a>(
         &self,
         buffer: &'a mut Buffer,
         start: u64,

@@ -1,46 +1,58 @@
 //! Recovery: the index from what is on disk.
 
-use std::time::Instant;
+use std::{
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    thread,
+    time::Instant,
+};
 
 use super::{super::memory::Memory, Log, add};
 
 impl Log {
-    /// Brings the records that count into the index. Call it before anything is demoted or served.
+    /// Brings the records that count into the index, on all cores, and returns how many there are. Call
+    /// it before anything is demoted or served.
     pub fn recover(&self, memory: &Memory) -> u64 {
         let started = Instant::now();
-        let mut count = 0;
-        for segment in 0..self.shape.segments {
-            let items = match self.contents(segment) {
-                Ok(items) => items,
-                Err(error) => {
-                    tracing::warn!("segment {segment} of L3 can't be read: {error}");
-                    add(&self.counters.read_errors, 1);
-                    self.state.clear_bits(segment..segment + 1);
-                    continue;
+        let (next, count) = (AtomicUsize::new(0), AtomicU64::new(0));
+        let recover = || {
+            loop {
+                let segment = next.fetch_add(1, Relaxed);
+                if segment >= self.shape.segments {
+                    return;
                 }
-            };
-            for item in &items {
-                if memory.adopt_record(item) {
-                    count += 1;
-                } else {
-                    self.state.set_invalid(item.slot.place());
-                }
+                count.fetch_add(self.recover_segment(memory, segment), Relaxed);
             }
-            // A bit without a record, after a power loss.
-            let valid = self.state.valid_in(segment).count();
-            if valid > items.len() {
-                self.state.clear_bits(segment..segment + 1);
-                items.iter().for_each(|item| {
-                    if memory.record_of(item).is_some() {
-                        self.state.set_valid(item.slot.place());
-                    }
-                });
-            }
-        }
+        };
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        thread::scope(|scope| (0..cores).for_each(|_| drop(scope.spawn(recover))));
+        let count = count.into_inner();
         add(&self.counters.recovered, count);
         if count > 0 {
             let took = started.elapsed();
             tracing::info!("L3: {count} records found in {took:.1?}");
+        }
+        count
+    }
+
+    fn recover_segment(&self, memory: &Memory, segment: usize) -> u64 {
+        let mut items = match self.contents(segment) {
+            Ok(items) => items,
+            Err(error) => {
+                tracing::warn!("segment {segment} of L3 can't be read: {error}");
+                add(&self.counters.read_errors, 1);
+                self.state.clear_bits(segment..segment + 1);
+                return 0;
+            }
+        };
+        let count = memory.adopt_records(&mut items);
+        // A bit without a record, after a power loss.
+        if self.state.valid_in(segment).count() > items.len() {
+            self.state.clear_bits(segment..segment + 1);
+            for item in &items {
+                if memory.record_of(item).is_some() {
+                    self.state.set_valid(item.slot.place());
+                }
+            }
         }
         count
     }

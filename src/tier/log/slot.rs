@@ -73,9 +73,10 @@ impl Slot {
         Self(if on { self.0 | flag } else { self.0 & !flag })
     }
 
-    /// The flags that a record keeps wherever it goes.
-    pub fn lasting_flags(self) -> u64 {
-        self.0 & VOLATILE
+    /// The same without what isn't so after a restart.
+    #[must_use]
+    pub fn lasting(self) -> Self {
+        Self(self.0 & ((1 << SLOT_BITS) - 1) & !(QUEUED | HOT | RESIDENT))
     }
 
     /// Whether two slots name the same record.

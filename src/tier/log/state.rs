@@ -17,7 +17,8 @@
 //! the set bits are exactly what the index had. A power loss may lose either; it shows in the boot id.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read},
     path::Path,
     sync::atomic::{
         AtomicU64,
@@ -116,6 +117,25 @@ fn boot_id() -> [u64; 2] {
 }
 
 impl State {
+    /// The shape that a log's state says it has, if there is one.
+    pub fn shape_of(path: &Path) -> io::Result<Option<Shape>> {
+        let mut head = [0; 32];
+        match fs::File::open(path) {
+            Ok(mut file) => file.read_exact(&mut head)?,
+            Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(why) => return Err(why),
+        }
+        let word =
+            |at: usize| head[at * 8..][..8].try_into().map_or(0, u64::from_le_bytes) as usize;
+        let shape = Shape { segment_bytes: word(2), segments: word(3) };
+        let is_sound = word(0) as u64 == MAGIC
+            && word(1) as u64 == FORMAT
+            && shape.segment_bytes.is_multiple_of(PAGE)
+            && (PAGE..=1 << 30).contains(&shape.segment_bytes)
+            && (1..=1 << 24).contains(&shape.segments);
+        Ok(is_sound.then_some(shape))
+    }
+
     /// Maps the state of a log of this shape, whatever it says.
     pub fn open(path: &Path, shape: Shape) -> io::Result<Self> {
         let map = Map::open(path, shape.words())?;

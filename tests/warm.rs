@@ -1,0 +1,162 @@
+//! Warm restart: what memory had comes back after a clean stop, and nothing that was changed since.
+
+mod common;
+
+use std::{path::Path, time::Instant};
+
+use common::{Server, ask, bulk, check, eventually};
+use redis::Value;
+
+const KEYS: usize = 20_000;
+const DISK: &[&str] = &["--memory", "4mb", "--disk-size", "64mb"];
+
+fn fill(connection: &mut redis::Connection) {
+    for chunk in (0..KEYS).collect::<Vec<_>>().chunks(200) {
+        let mut pipe = redis::pipe();
+        for number in chunk {
+            let key = format!("key:{number}");
+            pipe.cmd("SET").arg(&key).arg(value(*number)).ignore();
+            if number % 3 == 0 {
+                pipe.cmd("EXPIRE").arg(&key).arg(5_000).ignore();
+            }
+        }
+        pipe.query::<()>(connection).expect("room");
+    }
+}
+
+fn value(number: usize) -> String {
+    format!("{number}:{}", "v".repeat(number % 500))
+}
+
+fn all_are_there(connection: &mut redis::Connection) {
+    for number in 0..KEYS {
+        let (found, ttl): (Option<String>, i64) = redis::pipe()
+            .get(format!("key:{number}"))
+            .ttl(format!("key:{number}"))
+            .query(connection)
+            .expect("replies");
+        assert_eq!(found, Some(value(number)), "key:{number}");
+        assert!(if number % 3 == 0 { (1..=5_000).contains(&ttl) } else { ttl == -1 }, "{ttl}");
+    }
+}
+
+fn restarted(dir: &Path, mut server: Server, flags: &[&str]) -> Server {
+    assert_eq!(server.stop(), Some(0));
+    Server::start_in(dir, flags)
+}
+
+/// All keys are there from the first request on, with their deadlines, with and without a disk tier.
+#[test]
+fn memory_comes_back_after_a_clean_stop() {
+    for flags in [&["--memory", "64mb"][..], DISK] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let server = Server::start_in(dir.path(), flags);
+        fill(&mut server.connect());
+        let server = restarted(dir.path(), server, flags);
+        let mut connection = server.connect();
+        assert_eq!(ask(&mut connection, "DBSIZE"), Ok(Value::Int(KEYS as i64)), "{flags:?}");
+        all_are_there(&mut connection);
+        // Once more: the second time comes from what was brought back.
+        let server = restarted(dir.path(), server, flags);
+        let mut connection = server.connect();
+        all_are_there(&mut connection);
+        if flags.len() == 2 {
+            eventually("the snapshot has served", || !dir.path().join("warm").exists());
+            all_are_there(&mut connection);
+        }
+    }
+}
+
+/// SEMANTICS 8: clean stop, start, SET k v2, kill -9, start: the old snapshot must not bring v1 back, nor
+/// a key that was deleted, nor one whose deadline was moved.
+#[test]
+fn an_old_snapshot_brings_nothing_back() {
+    for flags in [&["--memory", "64mb"][..], DISK] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let server = Server::start_in(dir.path(), flags);
+        fill(&mut server.connect());
+        let mut server = restarted(dir.path(), server, flags);
+        // While the snapshot still comes back.
+        let mut connection = server.connect();
+        let started = Instant::now();
+        let last = KEYS - 1;
+        check(
+            &mut connection,
+            vec![
+                (&*format!("SET key:{last} new"), Ok(Value::Okay)),
+                ("SET key:1 new", Ok(Value::Okay)),
+                ("APPEND key:2 !", Ok(Value::Int(value(2).len() as i64 + 1))),
+                ("DEL key:4", Ok(Value::Int(1))),
+                ("PEXPIRE key:5 1", Ok(Value::Int(1))),
+                ("RENAME key:7 key:8", Ok(Value::Okay)),
+                ("SWAPDB 0 1", Ok(Value::Okay)),
+                ("FLUSHDB", Ok(Value::Okay)),
+                ("SWAPDB 0 1", Ok(Value::Okay)),
+            ],
+        );
+        println!("{:?}", started.elapsed());
+        server.kill9();
+        let server = Server::start_in(dir.path(), flags);
+        let mut connection = server.connect();
+        for (key, allowed) in [
+            (format!("key:{last}"), vec![bulk("new")]),
+            ("key:1".into(), vec![bulk("new")]),
+            ("key:2".into(), vec![bulk(value(2) + "!")]),
+            ("key:4".into(), vec![]),
+            ("key:5".into(), vec![]),
+            ("key:7".into(), vec![]),
+            ("key:8".into(), vec![bulk(value(7))]),
+        ] {
+            let found = ask(&mut connection, &format!("GET {key}")).expect("a reply");
+            assert!(found == Value::Nil || allowed.contains(&found), "{flags:?} {key}: {found:?}");
+        }
+    }
+}
+
+/// A flushed database stays empty, whichever way the server ends.
+#[test]
+fn what_was_flushed_stays_away() {
+    for flags in [&["--memory", "64mb"][..], DISK] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let server = Server::start_in(dir.path(), flags);
+        fill(&mut server.connect());
+        let mut server = restarted(dir.path(), server, flags);
+        let mut connection = server.connect();
+        check(
+            &mut connection,
+            vec![
+                ("SELECT 1", Ok(Value::Okay)),
+                ("SET other x", Ok(Value::Okay)),
+                ("SELECT 0", Ok(Value::Okay)),
+                ("FLUSHDB", Ok(Value::Okay)),
+                ("DBSIZE", Ok(Value::Int(0))),
+            ],
+        );
+        server.kill9();
+        let server = Server::start_in(dir.path(), flags);
+        assert_eq!(ask(&mut server.connect(), "DBSIZE"), Ok(Value::Int(0)), "{flags:?}");
+    }
+}
+
+/// SHUTDOWN's words go before the setting.
+#[test]
+fn nothing_is_saved_against_the_will() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let size_after = |flags: &[&str], end: &str| {
+        let mut server = Server::start_in(dir.path(), flags);
+        let mut connection = server.connect();
+        ask(&mut connection, "SET k v").expect("OK");
+        let _ = ask(&mut connection, end);
+        assert_eq!(server.wait(), Some(0), "{end}");
+        let mut server = Server::start_in(dir.path(), &[]);
+        let mut connection = server.connect();
+        let size = ask(&mut connection, "DBSIZE").expect("a number");
+        ask(&mut connection, "FLUSHALL").expect("OK");
+        server.kill9();
+        size
+    };
+    assert_eq!(size_after(&[], "SHUTDOWN"), Value::Int(1));
+    assert_eq!(size_after(&[], "SHUTDOWN NOSAVE"), Value::Int(0));
+    assert_eq!(size_after(&["--warm-restart", "no"], "SHUTDOWN"), Value::Int(0));
+    assert_eq!(size_after(&["--warm-restart", "no"], "SHUTDOWN SAVE"), Value::Int(1));
+}
