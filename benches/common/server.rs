@@ -91,6 +91,8 @@ pub struct Setup<'a> {
     pub memory_gib: u32,
     /// Larder's `--workers`; the peers have one.
     pub workers: usize,
+    /// More of Larder's flags.
+    pub flags: &'a [&'a str],
 }
 
 /// A running server.
@@ -125,7 +127,8 @@ impl Server {
         command
             .args(["--port", "0", "--workers", &setup.workers.to_string()])
             .args(["--memory", &format!("{}gb", setup.memory_gib), "--dir"])
-            .arg(dir.path());
+            .arg(dir.path())
+            .args(setup.flags);
         Self::announced(name, Kind::Larder, command, Some(dir))
     }
 

@@ -112,6 +112,16 @@ struct Request {
 }
 
 impl Stream {
+    /// GETs of these keys.
+    pub fn of_gets(dialect: Dialect, keys: impl Iterator<Item = u64>) -> Self {
+        let mut hit = Vec::new();
+        dialect.push_hit(&key(0), &mut hit);
+        let mut stream =
+            Self { dialect, bytes: Vec::new(), requests: Vec::new(), hit_len: hit.len() };
+        keys.for_each(|number| stream.push(&key(number), false));
+        stream
+    }
+
     /// `length` requests over `keys` keys: nine GETs to one SET, in [`Dialect::Constant`] GETs only.
     pub fn new(dialect: Dialect, keys: u64, length: usize) -> Self {
         let (zipf, mut rng) = (Zipf::new(keys, SKEW), Rng::new(42));

@@ -31,6 +31,8 @@ pub struct Counters {
     pub hits: Counter,
     /// Lookups that didn't.
     pub misses: Counter,
+    /// Hits in the worker's own cache.
+    pub local_hits: Counter,
     /// Hits whose entry had to be read from disk.
     pub disk_hits: Counter,
     /// Hits whose entry had to be loaded from a store.

@@ -10,6 +10,7 @@ mod below;
 pub mod charge;
 pub mod counter;
 mod flight;
+pub mod local;
 mod settle;
 mod turns;
 pub mod tx;

@@ -100,6 +100,11 @@ pub struct Tx<'a> {
     held: SmallVec<[Held<'a>; 1]>,
     /// The database that keys are looked up in.
     db: usize,
+    /// Whether an entry is where the stripes say: nothing is staged, pinned or local, and it is the
+    /// command's own database.
+    is_plain: bool,
+    /// The entry of the only key, where the worker's own cache has it; then no stripe is held.
+    local: Option<Entry<'a>>,
 }
 
 /// What an attempt starts with.
@@ -131,7 +136,15 @@ impl<'a> Tx<'a> {
                 (0..memory.stripes()).filter(|at| wanted >> at & 1 == 1).map(lock).collect()
             }
         };
-        Self { db: start.job.db, start, held }
+        let is_plain = start.staged.is_none() && start.pins.is_empty();
+        Self { db: start.job.db, start, held, is_plain, local: None }
+    }
+
+    /// An attempt at reading one key that holds no stripe: the entry is here.
+    #[inline]
+    pub(super) fn local(start: Start<'a>, entry: Entry<'a>) -> Self {
+        let (held, local) = (SmallVec::new(), Some(entry));
+        Self { db: start.job.db, start, held, is_plain: false, local }
     }
 
     #[inline]
@@ -158,6 +171,7 @@ impl<'a> Tx<'a> {
     /// Looks keys up in another database from here on (COPY, MOVE).
     pub fn select(&mut self, db: usize) {
         self.db = db;
+        self.is_plain = false;
     }
 
     /// The longest string that a command may make (`proto-max-bulk-len`).
@@ -218,10 +232,7 @@ impl<'a> Tx<'a> {
     /// The key's live entry, wherever this attempt has it from.
     #[inline(always)]
     fn entry(&mut self, key: Key<'_>) -> Result<Option<Entry<'_>>, Stop> {
-        if self.start.staged.is_some()
-            || !self.start.pins.is_empty()
-            || self.db != self.start.job.db
-        {
+        if !self.is_plain {
             return self.entry_below(key);
         }
         let at = self.index(key.hash)?;
@@ -229,9 +240,12 @@ impl<'a> Tx<'a> {
         Ok(self.held[at].core.shelf(self.db).map(|shelf| shelf.entry(slot)))
     }
 
-    /// The same where there are staged changes or pins.
+    /// The same where there are staged changes or pins, or the entry is local.
     #[inline(never)]
     fn entry_below(&mut self, key: Key<'_>) -> Result<Option<Entry<'_>>, Stop> {
+        if let Some(local) = self.local {
+            return Ok(Some(local));
+        }
         let db = self.db;
         let same = |change: &&Change| {
             change.hash == key.hash && change.db == db && *change.key == *key.bytes

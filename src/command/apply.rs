@@ -28,6 +28,9 @@ fn make_descriptors(clients: u32) {
     }
 }
 
+/// All workers' own caches take at most this part of memory.
+const LOCAL_SHARE: u64 = 50;
+
 impl Shared {
     /// Brings the live settings to the cache. Call it after the settings have changed, and at start.
     pub fn apply_settings(&self) {
@@ -46,6 +49,13 @@ impl Shared {
         self.cache.set_disk_limits(settings.disk_read_timeout, settings.disk_write_rate);
         make_descriptors(settings.maxclients);
         self.slowlog.trim(settings.slowlog_max_len as usize);
+    }
+
+    /// Bytes that a worker's own cache may hold.
+    pub fn local_limit(&self) -> usize {
+        let settings = self.live.get();
+        let share = settings.memory_limit() / LOCAL_SHARE;
+        settings.l1.min(share) as usize / self.workers.len().max(1)
     }
 
     /// Whether keys past their deadline are removed without being read (DEBUG SET-ACTIVE-EXPIRE).
@@ -75,6 +85,7 @@ impl Shared {
             let counters = [
                 &worker.keys.hits,
                 &worker.keys.misses,
+                &worker.keys.local_hits,
                 &worker.keys.disk_hits,
                 &worker.keys.loaded_hits,
                 &worker.commands,

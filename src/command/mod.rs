@@ -160,7 +160,9 @@ pub fn load_ahead(session: &Session, found: &[Found], at: usize) {
     if let Some((db, hash)) = key(at + AHEAD) {
         memory.prefetch(db, hash);
     }
-    if let Some((db, hash)) = key(at + AHEAD / 2) {
+    if let Some((db, hash)) = key(at + AHEAD / 2)
+        && !session.local.as_ref().is_some_and(|local| local.borrow().has(hash))
+    {
         memory.prefetch_entry(db, hash);
     }
 }
@@ -342,7 +344,9 @@ fn carry_out(
             };
             // Most have one key, and need no list.
             let attempt = match entry.row.single_key() {
-                Some((at, use_)) => attempt(session, entry.row, args, &[(args.key(at), use_)], run),
+                Some((at, use_)) => {
+                    attempt_one(session, entry.row, args, (args.key(at), use_), run)
+                }
                 None => attempt_many(session, entry.row, args, &mut run),
             };
             match attempt {
@@ -426,6 +430,27 @@ fn attempt(
     run: impl FnMut(&mut Tx<'_>) -> Result<(), Stop>,
 ) -> Result<(), Refusal> {
     session.shared.cache.attempt(&job_of(session, row, args, keys), run)
+}
+
+/// Tries a command over one key; the worker's own cache may have what it reads.
+#[inline(always)]
+fn attempt_one(
+    session: &Session,
+    row: &Row,
+    args: Args<'_>,
+    (key, use_): (Key<'_>, Use),
+    mut run: impl FnMut(&mut Tx<'_>) -> Result<(), Stop>,
+) -> Result<(), Refusal> {
+    let keys = [(key, use_)];
+    let job = job_of(session, row, args, &keys);
+    if let Some(local) = &session.local
+        && use_ == Use::Read
+        && !job.writes
+        && let Some(served) = local.borrow_mut().serve(&job, &mut run)
+    {
+        return served;
+    }
+    session.shared.cache.attempt(&job, run)
 }
 
 #[inline(never)]

@@ -1,8 +1,12 @@
 //! A session: what a connection's commands share, and what other sessions may know of it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed},
+use std::{
+    cell::RefCell,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use parking_lot::Mutex;
@@ -11,7 +15,11 @@ use super::{
     monitor,
     shared::{Shared, WorkerStats},
 };
-use crate::{cache::Cache, config::Settings, protocol::Resp};
+use crate::{
+    cache::{Cache, local::LocalCache},
+    config::Settings,
+    protocol::Resp,
+};
 
 /// What CLIENT REPLY asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -69,6 +77,8 @@ pub struct Session {
     pub after: After,
     /// Where the commands of all others arrive, from MONITOR on.
     pub monitor: Option<monitor::Lines>,
+    /// The worker's own cache.
+    pub local: Option<Rc<RefCell<LocalCache>>>,
 }
 
 impl Session {
@@ -89,6 +99,7 @@ impl Session {
             now: 0,
             after: After::Nothing,
             monitor: None,
+            local: None,
         }
     }
 

@@ -45,6 +45,10 @@ pub struct WorkerStats {
     pub sampled_commands: Counter,
     /// Connections of this worker now.
     pub clients: AtomicU32,
+    /// Entries in the worker's own cache a moment ago, and their bytes.
+    pub local_entries: AtomicU64,
+    /// See `local_entries`.
+    pub local_bytes: AtomicU64,
 }
 
 /// What a worker counts for one command.
@@ -76,6 +80,8 @@ impl Default for WorkerStats {
             sampled_nanos: Counter::default(),
             sampled_commands: Counter::default(),
             clients: AtomicU32::new(0),
+            local_entries: Default::default(),
+            local_bytes: Default::default(),
         }
     }
 }

@@ -85,6 +85,18 @@ enum Figure {
 
 type Figures = Vec<(&'static str, Figure)>;
 
+/// The workers' own caches, all together. A lookup that passes them by isn't counted as a miss.
+fn local(session: &Session) -> Figures {
+    let shared = &session.shared;
+    let count = |count: u64| Figure::Count(count);
+    vec![
+        ("hits", count(shared.sum(|worker| worker.keys.local_hits.get()))),
+        ("entries", count(shared.sum(|worker| worker.local_entries.load(Relaxed)))),
+        ("bytes", count(shared.sum(|worker| worker.local_bytes.load(Relaxed)))),
+        ("limit", count((shared.local_limit() * shared.workers.len()) as u64)),
+    ]
+}
+
 fn memory(session: &Session) -> Figures {
     let (shared, memory) = (&session.shared, session.cache().memory());
     let sum = |count: fn(&crate::cache::counter::Counters) -> u64| {
@@ -92,6 +104,7 @@ fn memory(session: &Session) -> Figures {
     };
     let hits = sum(|keys| keys.hits.get());
     let below = sum(|keys| keys.disk_hits.get()) + sum(|keys| keys.loaded_hits.get());
+    let hits = hits.saturating_sub(sum(|keys| keys.local_hits.get()));
     let entries = (0..memory.databases()).map(|db| memory.resident(db) as u64).sum();
     let nanos = shared.sum(|worker| worker.sampled_nanos.get());
     let commands = shared.sum(|worker| worker.sampled_commands.get());
@@ -159,7 +172,7 @@ fn disk(session: &Session, log: &Log) -> Figures {
 }
 
 fn figures(session: &Session) -> Vec<(&'static str, Figures)> {
-    let mut tiers = vec![("l2", memory(session))];
+    let mut tiers = vec![("l1", local(session)), ("l2", memory(session))];
     if let Some(log) = session.cache().memory().log() {
         tiers.push(("l3", disk(session, log)));
     }

@@ -43,7 +43,7 @@ use super::{
     turn::{Part, Turn},
 };
 use crate::{
-    cache::charge::Charge,
+    cache::{charge::Charge, local::LocalCache},
     command::{
         Session, monitor,
         session::Client,
@@ -115,8 +115,10 @@ impl Worker {
         let thread =
             thread::Builder::new().name(format!("larder-worker-{index}")).spawn(move || {
                 let _runtime = runtime.enter();
+                let cache = Rc::new(RefCell::new(shared.cache.local(shared.local_limit())));
                 let local = Local {
                     index,
+                    cache,
                     shared,
                     stats,
                     registry,
@@ -177,6 +179,8 @@ struct Local {
     ready: RefCell<VecDeque<usize>>,
     /// Whether what has arrived is the last that is read.
     draining: Cell<bool>,
+    /// The hottest keys, without a lock.
+    cache: Rc<RefCell<LocalCache>>,
 }
 
 impl Local {
@@ -260,7 +264,8 @@ impl Local {
         self.stats.connections.add(1);
         let charge = Charge::new(self.shared.cache.clone());
         let channel = Channel::new(stream, client.clone(), self.stats.clone(), charge);
-        let session = Session::new(self.shared.clone(), client.clone(), self.stats.clone());
+        let mut session = Session::new(self.shared.clone(), client.clone(), self.stats.clone());
+        session.local = Some(self.cache.clone());
         let connection = Box::new(Connection::new(session, channel.clone()));
         seat.insert(Seat {
             channel,
@@ -425,8 +430,19 @@ impl Local {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
+            self.tidy_own();
             self.tidy().await;
         }
+    }
+
+    /// Lets its own cache go of dead entries, and tells others of it.
+    fn tidy_own(&self) {
+        let mut cache = self.cache.borrow_mut();
+        cache.set_limit(self.shared.local_limit());
+        cache.tidy();
+        let (entries, bytes) = cache.len();
+        self.stats.local_entries.store(entries as u64, Relaxed);
+        self.stats.local_bytes.store(bytes as u64, Relaxed);
     }
 
     /// Removes expired entries of this worker's share of the stripes, and what is above the limit.

@@ -9,7 +9,10 @@ use std::{
     ops::Range,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{
+            AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
+            Ordering::{Acquire, Relaxed, SeqCst},
+        },
     },
 };
 
@@ -112,6 +115,8 @@ pub struct Memory {
     hand: AtomicUsize,
     databases: usize,
     log: Option<Arc<Log>>,
+    /// Raised when a database gets other contents at once.
+    generation: AtomicU64,
 }
 
 /// Why there is no room.
@@ -175,7 +180,15 @@ impl Memory {
             hand: AtomicUsize::new(0),
             databases: options.databases,
             log: options.log.clone(),
+            generation: AtomicU64::new(0),
         }
+    }
+
+    /// How often a database got other contents at once: then no entry seen before counts any more, though
+    /// none of them is marked dead (SEMANTICS 4).
+    #[inline]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Acquire)
     }
 
     /// L3, if there is one.
@@ -490,6 +503,7 @@ impl Memory {
         if let Some(log) = &self.log {
             log.state().renew(databases.clone());
         }
+        self.generation.fetch_add(1, SeqCst);
         let mut taken = Vec::new();
         for core in &mut held {
             core.tickets.retain(|waiting| !databases.contains(&waiting.db));
@@ -515,6 +529,7 @@ impl Memory {
         if let Some(log) = &self.log {
             log.state().swap(a, b);
         }
+        self.generation.fetch_add(1, SeqCst);
         for (stripe, core) in held.iter_mut().enumerate() {
             core.tickets.retain(|waiting| waiting.db != a && waiting.db != b);
             self.shelf(stripe, core, a);
