@@ -325,7 +325,9 @@ mod tests {
         let mut seen = HashSet::new();
         for name in SETTINGS.iter().flat_map(Setting::names) {
             assert!(seen.insert(name), "{name} twice");
-            assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-'), "{name}");
+            let is_plain =
+                |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+            assert!(name.bytes().all(is_plain), "{name}");
             assert_eq!(
                 Setting::named(&name.to_uppercase()).map(|found| found.names().any(|n| n == name)),
                 Some(true)

@@ -297,3 +297,180 @@ async fn memory_and_disk_do_what_a_map_does() {
 async fn nothing_is_forgotten_without_leave() {
     agree(Eviction::Noeviction, 50_000, seed()).await;
 }
+
+/// A cache whose keys are on disk, but for a few; the faults of its disk.
+async fn filled(keys: u64) -> (tempfile::TempDir, Tiers, Arc<DiskFaults>) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let faults = Arc::new(DiskFaults::default());
+    let clock = Clock::manual(NOW);
+    let tiers = Tiers::with_faults(dir.path(), Eviction::AllkeysS3fifo, &clock, &faults);
+    for key in 0..keys {
+        tiers.set(0, &format!("key:{key}"), &value(key, 1_000), Ttl::Clear).await.expect("room");
+    }
+    // Until all of it is written.
+    eventually(|| tiers.log().queue.len().0 == 0).await;
+    (dir, tiers, faults)
+}
+
+async fn eventually(mut holds: impl FnMut() -> bool) {
+    for _ in 0..10_000 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    panic!("it never holds");
+}
+
+/// Asks for all keys; how many are there, each with its own value.
+async fn count(tiers: &Tiers, keys: u64) -> u64 {
+    let mut found = 0;
+    for key in 0..keys {
+        if let Some(seen) = tiers.get(0, &format!("key:{key}")).await.expect("no failure") {
+            assert_eq!(seen, value(key, 1_000), "key:{key}");
+            found += 1;
+        }
+    }
+    found
+}
+
+/// Reads that fail are misses for a read and an error for a write that needs the value (SEMANTICS 3), and
+/// nothing is lost: when the disk works again, all is there.
+#[tokio::test]
+async fn rule_3_a_disk_that_fails_makes_misses_and_loses_nothing() {
+    const KEYS: u64 = 1_500;
+    let (_dir, tiers, faults) = filled(KEYS).await;
+    faults.fail_reads.store(1, Relaxed);
+    let found = count(&tiers, KEYS).await;
+    assert!(found < KEYS / 2, "{found} are in memory");
+    assert!(tiers.log().counters.read_errors.load(Relaxed) >= KEYS - found);
+    let mut refused = 0;
+    for key in 0..KEYS {
+        let key = format!("key:{key}");
+        if let Err(text) = tiers.append(0, &key, b"!").await {
+            assert!(text.starts_with("TRYAGAIN"), "{text}");
+            refused += 1;
+        } else {
+            tiers.delete(0, &key).await.expect("it is in memory");
+        }
+    }
+    faults.fail_reads.store(0, Relaxed);
+    assert_eq!(count(&tiers, KEYS).await, refused);
+}
+
+/// A disk that takes too long is a miss for a read, after the limit; the value comes later.
+#[tokio::test]
+async fn rule_3_a_slow_disk_is_a_miss_for_a_read_only() {
+    const KEYS: u64 = 1_200;
+    let (_dir, tiers, faults) = filled(KEYS).await;
+    tiers.cache.set_disk_limits(Duration::from_millis(5), 0);
+    faults.read_delay.store(40_000, Relaxed);
+    let cold = cold_keys(&tiers, KEYS);
+    assert_eq!(tiers.get(0, &cold[0]).await, Ok(None));
+    assert!(tiers.log().counters.timeouts.load(Relaxed) > 0);
+    // A write waits for it.
+    tiers.append(0, &cold[1], b"!").await.expect("it waits");
+    let number = cold[1][4..].parse().expect("a number");
+    let wanted = [value(number, 1_000), b"!".to_vec()].concat();
+    assert_eq!(tiers.get(0, &cold[1]).await, Ok(Some(wanted)));
+    faults.read_delay.store(0, Relaxed);
+    tiers.cache.set_disk_limits(Duration::from_secs(5), 0);
+    let number = cold[0][4..].parse().expect("a number");
+    assert_eq!(tiers.get(0, &cold[0]).await, Ok(Some(value(number, 1_000))));
+}
+
+/// Keys that are only on disk.
+fn cold_keys(tiers: &Tiers, keys: u64) -> Vec<String> {
+    let memory = tiers.cache.memory();
+    let is_cold = |key: &String| {
+        let hash = memory.hash(key.as_bytes());
+        let core = memory.lock(memory.stripe_of(hash));
+        core.shelf(0).is_some_and(|shelf| shelf.find(hash, key.as_bytes()).is_none())
+    };
+    let keys = (0..keys).map(|key| format!("key:{key}"));
+    keys.filter(is_cold).collect()
+}
+
+/// Writes that fail, or find no room, are tried again and then given up: service goes on with what memory
+/// holds, and recovers when the disk does.
+#[tokio::test]
+async fn a_disk_that_takes_no_writes_is_done_without() {
+    const KEYS: u64 = 3_000;
+    for is_full in [true, false] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let faults = Arc::new(DiskFaults::default());
+        let clock = Clock::manual(NOW);
+        let tiers = Tiers::with_faults(dir.path(), Eviction::AllkeysS3fifo, &clock, &faults);
+        let fault = if is_full { &faults.full } else { &faults.fail_writes };
+        fault.store(1, Relaxed);
+        for key in 0..KEYS {
+            let key = format!("key:{key}");
+            tiers.set(0, &key, &value(1, 1_000), Ttl::Clear).await.expect("service goes on");
+        }
+        assert!(tiers.log().counters.write_errors.load(Relaxed) > 0);
+        fault.store(0, Relaxed);
+        for key in 0..KEYS {
+            let key = format!("key:{key}");
+            tiers.set(0, &key, &value(2, 1_000), Ttl::Clear).await.expect("service goes on");
+        }
+        eventually(|| tiers.log().queue.len().0 == 0).await;
+        let mut found = 0;
+        for key in 0..KEYS {
+            if let Some(seen) = tiers.get(0, &format!("key:{key}")).await.expect("no failure") {
+                assert_eq!(seen, value(2, 1_000));
+                found += 1;
+            }
+        }
+        assert!(found > KEYS / 2, "{found}");
+    }
+}
+
+/// Writes that the disk acknowledges and forgets leave older bytes of the same place: their generation
+/// tells them from what should be there.
+#[tokio::test]
+async fn stale_bytes_of_a_reused_segment_never_pass() {
+    const KEYS: u64 = 1_000;
+    let (_dir, tiers, faults) = filled(KEYS).await;
+    // Round the log, so that every place held something; then again, forgetting all of it.
+    for (round, lose) in [(1, 0), (2, 0), (3, 1), (4, 1)] {
+        faults.lose_writes.store(lose, Relaxed);
+        for key in 0..4 * KEYS {
+            let key = format!("key:{key}");
+            tiers.set(0, &key, &value(round, 1_000), Ttl::Clear).await.expect("room");
+        }
+    }
+    eventually(|| tiers.log().queue.len().0 == 0).await;
+    for key in 0..4 * KEYS {
+        let found = tiers.get(0, &format!("key:{key}")).await.expect("no failure");
+        assert!(found.is_none_or(|found| found == value(4, 1_000)), "key:{key} is stale");
+    }
+    assert!(tiers.log().counters.bad_records.load(Relaxed) > 100);
+}
+
+/// Flipped bits: no wrong value, each damaged record counted at its next read.
+#[tokio::test]
+async fn flipped_bits_are_misses() {
+    use std::os::unix::fs::FileExt;
+    const KEYS: u64 = 2_000;
+    let (dir, tiers, _) = filled(KEYS).await;
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(dir.path().join("log"));
+    let file = file.expect("the log's file");
+    let mut random = seed() | 1;
+    for _ in 0..2_000 {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        let at = random % (4 << 20);
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).expect("reads");
+        byte[0] ^= 1 << (random >> 40 & 7);
+        file.write_all_at(&byte, at).expect("writes");
+    }
+    file.sync_all().expect("syncs");
+    let found = count(&tiers, KEYS).await;
+    let bad = tiers.log().counters.bad_records.load(Relaxed);
+    assert!(bad > 100 && found + bad >= KEYS, "{found} found, {bad} bad");
+    // A bad record is gone; it isn't counted again.
+    assert_eq!(count(&tiers, KEYS).await, found);
+    assert_eq!(tiers.log().counters.bad_records.load(Relaxed), bad);
+}

@@ -259,7 +259,12 @@ impl Writer {
             memory.drop_record(item.keyspace, item.hash, from);
             self.log.let_go(from);
         }
-        self.log.state.set_next_segment((open.first + 1) % self.log.shape.segments);
+        let state = &self.log.state;
+        if state.valid_in(open.first).next().is_none() {
+            // Its turn comes again before the log counts as full.
+            state.set_segment(open.first, open.generation, Kind::Empty);
+        }
+        state.set_next_segment((open.first + 1) % self.log.shape.segments);
         self.filled = 0;
         self.failures = 0;
         self.log.room.notify_waiters();
