@@ -133,6 +133,7 @@ fn in_process(time: Duration) {
             now: cache.clock().now(),
             keys: &[(key, Use::Blind)],
             writes: true,
+            strict: true,
             room: value.len() * 5 / 4 + 128,
             touch: true,
             counters: &counters,

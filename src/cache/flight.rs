@@ -19,7 +19,7 @@ use bytes::Bytes;
 use dashmap::{DashMap, Entry as Place};
 use tokio::sync::watch;
 
-use super::{Inner, tx::Key};
+use super::{Inner, Use, tx::Key};
 use crate::{
     policy::NamespaceStats,
     store::{Record, StoreError},
@@ -96,6 +96,11 @@ pub(super) fn find<'a>(pins: &'a [Pin], db: usize, key: Key<'_>) -> Option<&'a P
 impl Pin {
     fn is_of(&self, db: usize, key: Key<'_>) -> bool {
         self.hash == key.hash && self.db == db && *self.key == *key.bytes
+    }
+
+    /// Whether it is of one of these keys.
+    pub(super) fn is_among(&self, db: usize, keys: &[(Key<'_>, Use)]) -> bool {
+        keys.iter().any(|(key, _)| self.is_of(db, *key))
     }
 
     /// Whether no write has overtaken it.

@@ -79,11 +79,17 @@ pub struct Job<'a> {
     pub writes: bool,
     /// The room that the command's arguments ask for, in bytes; 0 if it can't grow memory.
     pub room: usize,
+    /// Whether what was fetched for it serves only as long as no write has overtaken it.
+    pub strict: bool,
     /// Whether hits keep entries warm.
     pub touch: bool,
     /// Where hits and misses are counted.
     pub counters: &'a Counters,
 }
+
+/// What was fetched for some commands before their turn.
+#[derive(Default)]
+pub struct Ahead(Vec<Pin>);
 
 /// Why an attempt didn't end well.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -354,10 +360,10 @@ impl Cache {
                 // What looks like an old record of the key may be another key's: it goes with it, unless
                 // nothing may be forgotten.
                 Use::Blind if may_forget || self.0.disk.is_none() => true,
-                Use::Blind => tx.is_resident(*key, job.writes, false).map_err(stray)?,
+                Use::Blind => tx.is_resident(*key, job.strict, false).map_err(stray)?,
                 Use::Read | Use::Write => {
                     let through = self.0.reads_through(job.db, key.bytes);
-                    tx.is_resident(*key, job.writes, through).map_err(stray)?
+                    tx.is_resident(*key, job.strict, through).map_err(stray)?
                 }
             };
             if !is_resident {
@@ -375,34 +381,52 @@ impl Cache {
         })
     }
 
-    /// Carries out a command whose attempt ended below.
+    /// Fetches what some reads of one connection need, all at once. What can't be had is left to each.
+    pub async fn fetch_ahead(&self, job: &Job<'_>) -> Ahead {
+        let mut ahead = Ahead::default();
+        if self.hydrate(job, &mut ahead.0).await.is_err() {
+            ahead.0.clear();
+        }
+        ahead
+    }
+
+    /// Carries out a command whose attempt ended below; some of what it needs may have been fetched
+    /// ahead.
     pub async fn go_below(
         &self,
         job: &Job<'_>,
+        ahead: &mut Ahead,
         mut run: impl FnMut(&mut Tx<'_>) -> Result<(), Stop>,
     ) -> Result<(), ClientError> {
         let settles = self.writes_through(job);
         let turn = if settles { Some(self.take_turns(job).await?) } else { None };
         let mut staged = Vec::new();
-        let mut pins: Vec<Pin> = Vec::new();
+        let pins = &mut ahead.0;
+        // Of what was fetched ahead, what a write has overtaken since may be older than what an earlier
+        // command of this connection has seen.
+        let mut strict = !pins.is_empty();
         let patience = tokio::time::Instant::now() + ROOM_PATIENCE;
         for _ in 0..HYDRATE_TRIES {
             let stage = settles.then_some(&mut staged);
             let job = Job { now: self.0.clock.now(), ..*job };
-            match self.try_with(&job, &pins, stage, &mut run) {
+            let job = Job { strict: strict || job.writes, ..job };
+            match self.try_with(&job, pins, stage, &mut run) {
                 Ok(()) => return self.settle(turn, staged).await,
                 Err(Failed::Refused(Refusal::Client(error))) => return Err(error),
                 Err(Failed::Refused(Refusal::Busy)) => self.wait_for_room(patience).await?,
                 Err(Failed::Refused(Refusal::Below) | Failed::Room(_)) => {
                     // A read had asked before any write that has overtaken what it holds.
+                    if std::mem::take(&mut strict) {
+                        pins.retain(|pin| !pin.is_among(job.db, job.keys));
+                    }
                     pins.retain(|pin| !job.writes || pin.is_current());
-                    self.hydrate(&job, &mut pins).await?;
+                    self.hydrate(&job, pins).await?;
                 }
                 Err(Failed::Cold(Cold { db, key, hash })) => {
                     pins.retain(|pin| !job.writes || pin.is_current());
                     let pin = self.0.fetch(db, key, hash, job.writes).await;
                     pins.push(pin.map_err(|error| explain(&job, error))?);
-                    flight::sort(&mut pins);
+                    flight::sort(pins);
                 }
             }
         }

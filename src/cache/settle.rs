@@ -107,8 +107,16 @@ impl Inner {
         let has_room =
             self.memory.make_room(staged.iter().map(cost).sum(), stripe, now, &[]).is_ok();
         let counters = Counters::default();
-        let job =
-            Job { db: 0, now, keys: &[], writes: true, room: 0, touch: false, counters: &counters };
+        let job = Job {
+            db: 0,
+            now,
+            keys: &[],
+            writes: true,
+            strict: true,
+            room: 0,
+            touch: false,
+            counters: &counters,
+        };
         let start = Start { cache: self, job: &job, pins: &[], staged: None, room: 0 };
         let hashes: Vec<u64> = staged.iter().map(|change| change.hash).collect();
         let mut tx = Tx::begin(start, hashes.into_iter());

@@ -275,7 +275,7 @@ impl<'a> Tx<'a> {
         let db = self.db;
         let at = self.index(key.hash)?;
         if let Some(pin) = flight::find(self.start.pins, db, key)
-            && (!self.start.job.writes || self.held[at].core.has_ticket(pin.ticket()))
+            && (!self.start.job.strict || self.held[at].core.has_ticket(pin.ticket()))
         {
             return Ok(pin.entry());
         }
@@ -592,7 +592,7 @@ impl<'a> Tx<'a> {
     pub(super) fn is_resident(
         &mut self,
         key: Key<'_>,
-        write: bool,
+        strict: bool,
         through: bool,
     ) -> Result<bool, Stop> {
         let at = self.index(key.hash)?;
@@ -601,7 +601,7 @@ impl<'a> Tx<'a> {
         }
         let core = &self.held[at].core;
         if let Some(pin) = flight::find(self.start.pins, self.db, key)
-            && (!write || core.has_ticket(pin.ticket()))
+            && (!strict || core.has_ticket(pin.ticket()))
         {
             return Ok(true);
         }

@@ -66,6 +66,7 @@ impl Fixture {
             now: self.clock.now(),
             keys: &keys,
             writes: row.flags.has(Flags::WRITE),
+            strict: true,
             room: 0,
             touch: true,
             counters: &self.counters,

@@ -156,8 +156,10 @@ pub(super) mod testing {
             run: impl FnMut(&mut Tx<'_>) -> Result<(), super::Stop>,
         ) -> Result<(), Refusal> {
             let (db, now, counters) = (self.db, self.now, &Counters::default());
-            self.cache
-                .attempt(&Job { db, now, keys, writes: true, room: 0, touch: true, counters }, run)
+            self.cache.attempt(
+                &Job { db, now, keys, writes: true, strict: true, room: 0, touch: true, counters },
+                run,
+            )
         }
 
         /// Sets a string; `deadline` 0: none.

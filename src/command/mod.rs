@@ -62,7 +62,7 @@ pub use session::Session;
 
 use crate::{
     cache::{
-        Job, Refusal, Use,
+        Ahead, Job, Refusal, Use,
         tx::{Key, Stop, Tx},
     },
     error::ClientError,
@@ -387,8 +387,52 @@ fn refusal(stop: Stop) -> ClientError {
     }
 }
 
-/// Carries out a command that has to go below, where it may wait for a store or the disk.
-pub async fn below(session: &mut Session, found: &'static Entry, args: Args<'_>, out: &mut Output) {
+/// A command that goes below.
+pub struct Errand {
+    /// What its name was found to be.
+    pub found: &'static Entry,
+    /// Its arguments.
+    pub args: OwnedArgs,
+}
+
+/// Whether a command is a plain read of keys, which may go below together with other such.
+pub fn may_run_ahead(session: &Session, found: &Entry, args: Args<'_>) -> bool {
+    let row = found.row;
+    let is_read = matches!(row.run, Run::Keys(_)) && row.flags.has(Flags::READONLY);
+    is_read && row.takes(args.len()) && session.shared.attention.load(Relaxed) == 0
+}
+
+/// Carries out commands that have to go below, where they may wait for a store or the disk: one, or a run
+/// of reads. What the reads need is fetched together; they are answered in their order.
+pub async fn below(session: &mut Session, errands: &[Errand], out: &mut Output) {
+    let mut ahead = Ahead::default();
+    if errands.len() > 1 {
+        let keys: Keys<'_> = errands
+            .iter()
+            .flat_map(|errand| keys_of(errand.found.row, errand.args.get()))
+            .collect();
+        let job = Job {
+            writes: false,
+            room: 0,
+            ..job_of(session, errands[0].found.row, errands[0].args.get(), &keys)
+        };
+        ahead = session.shared.cache.fetch_ahead(&job).await;
+    }
+    for Errand { found, args } in errands {
+        if out.is_cut() {
+            return;
+        }
+        run_below(session, found, args.get(), &mut ahead, out).await;
+    }
+}
+
+async fn run_below(
+    session: &mut Session,
+    found: &'static Entry,
+    args: Args<'_>,
+    ahead: &mut Ahead,
+    out: &mut Output,
+) {
     let entry = found.subcommand(args.get(1)).unwrap_or(found);
     let started = Instant::now();
     let mark = out.mark();
@@ -401,7 +445,7 @@ pub async fn below(session: &mut Session, found: &'static Entry, args: Args<'_>,
                 reply.truncate(mark);
                 run(tx, args, &mut reply)
             };
-            session.shared.cache.go_below(&job, run).await
+            session.shared.cache.go_below(&job, ahead, run).await
         }
         Run::Waiting(run) => run(session, args, &mut reply).await.map_err(refusal),
         Run::Session(_) | Run::Sub(_) => return,
@@ -482,6 +526,7 @@ fn job_of<'a>(
         now: session.now,
         keys,
         writes: row.flags.has(Flags::WRITE),
+        strict: row.flags.has(Flags::WRITE),
         room,
         touch: !session.no_touch,
         counters: &session.stats.keys,

@@ -148,6 +148,7 @@ pub fn put(session: &Session, key: &str, value: &str) {
         now: session.now,
         keys: &[(key, Use::Blind)],
         writes: true,
+        strict: true,
         room: value.len() + 256,
         touch: true,
         counters: &session.stats.keys,

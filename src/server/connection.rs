@@ -10,13 +10,16 @@ use std::{io, mem, ops::Range, rc::Rc, sync::atomic::Ordering::Relaxed, time::Du
 use super::outbox::Channel;
 use crate::{
     cache::charge::Charge,
-    command::{self, Args, Found, Next, OwnedArgs, Session, session::After, table::Entry},
+    command::{self, Args, Errand, Found, Next, Session, session::After},
     error::ProtocolError,
-    protocol::{Batch, Limits, Output, Scanned, Scanner},
+    protocol::{Batch, Limits, Output, Request, Scanned, Scanner},
 };
 
 /// A tail grows by at least so much, and at most by what it holds already.
 const TAIL_STEP: usize = 16 << 10;
+
+/// Reads of one pipeline that go below together, at most.
+const RUN: usize = 64;
 
 /// Where a connection's bytes are.
 pub(super) enum Arrived {
@@ -32,8 +35,8 @@ pub(super) enum Step {
     Rest,
     /// There may be more to read or to carry out, after others had their turn.
     Again,
-    /// This command goes below.
-    Below(OwnedArgs, &'static Entry),
+    /// These commands go below: one, or a run of reads.
+    Below(Vec<Errand>),
     /// Clients are paused; the tail begins with the command that waits.
     Pause,
     /// The socket has not taken earlier replies.
@@ -196,6 +199,7 @@ impl Connection {
         out.set_limit(limit);
         let mark = out.mark();
         let mut start = 0;
+        let last = requests.end;
         for at in requests {
             command::load_ahead(&self.session, found, at);
             let (request, entry) = (&batch.requests[at], found[at].entry);
@@ -205,7 +209,18 @@ impl Connection {
             match command::dispatch(&mut self.session, entry, args, out) {
                 Next::Done => {}
                 Next::Pause => return Some((Step::Pause, start)),
-                Next::Below => return Some((Step::Below(args.to_owned(), entry?), end)),
+                Next::Below => {
+                    let first = Errand { found: entry?, args: args.to_owned() };
+                    let rest = batch.requests.get(at + 1..last).unwrap_or_default();
+                    return Some(self.go_below_with(
+                        first,
+                        buf,
+                        batch,
+                        rest,
+                        &found[at + 1..],
+                        end,
+                    ));
+                }
             }
             start = end;
             if before > limit || out.is_cut() {
@@ -268,7 +283,7 @@ impl Connection {
     pub(super) async fn wait(&mut self, step: Step) -> bool {
         match step {
             Step::Rest | Step::Again => {}
-            Step::Below(args, entry) => return self.go_below(args, entry).await,
+            Step::Below(errands) => return self.go_below(errands).await,
             Step::Pause => {
                 self.session.client.busy.store(true, Relaxed);
                 self.wait_for_pause().await;
@@ -284,11 +299,41 @@ impl Connection {
         true
     }
 
-    async fn go_below(&mut self, args: OwnedArgs, entry: &'static Entry) -> bool {
+    /// A command goes below, and with it the reads that follow it: what they need is fetched at once.
+    #[cold]
+    fn go_below_with(
+        &self,
+        first: Errand,
+        buf: &[u8],
+        batch: &Batch,
+        rest: &[Request],
+        found: &[Found],
+        mut end: usize,
+    ) -> (Step, usize) {
+        let mut errands = vec![first];
+        for (request, found) in rest.iter().zip(found).take(RUN - 1) {
+            let args = Args::new(buf, batch.args(request));
+            let both = [
+                errands[0].found,
+                match found.entry {
+                    Some(entry) => entry,
+                    None => break,
+                },
+            ];
+            if !both.iter().all(|entry| command::may_run_ahead(&self.session, entry, args)) {
+                break;
+            }
+            errands.push(Errand { found: both[1], args: args.to_owned() });
+            end = request.end as usize;
+        }
+        (Step::Below(errands), end)
+    }
+
+    async fn go_below(&mut self, errands: Vec<Errand>) -> bool {
         self.session.client.busy.store(true, Relaxed);
         let mut out = Output::default();
         out.set_limit(self.output_limit());
-        command::below(&mut self.session, entry, args.get(), &mut out).await;
+        command::below(&mut self.session, &errands, &mut out).await;
         self.session.client.busy.store(false, Relaxed);
         if out.is_cut() {
             self.over_limit();

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 
 use super::{
-    Cache, Job, Refusal, Use,
+    Ahead, Cache, Job, Refusal, Use,
     counter::Counters,
     tx::{Key, Stop, Ttl, Tx},
 };
@@ -94,6 +94,7 @@ impl Bench {
             now: self.clock.now(),
             keys: &keys,
             writes,
+            strict: writes,
             room: 0,
             touch: true,
             counters: &self.counters,
@@ -103,7 +104,9 @@ impl Bench {
         let ended = match self.cache.attempt(&job, &mut run) {
             Ok(()) => Ok(()),
             Err(Refusal::Client(error)) => Err(error),
-            Err(Refusal::Below | Refusal::Busy) => self.cache.go_below(&job, &mut run).await,
+            Err(Refusal::Below | Refusal::Busy) => {
+                self.cache.go_below(&job, &mut Ahead::default(), &mut run).await
+            }
         };
         ended.map_err(|error| error.text().to_owned())?;
         Ok(result.expect("the command ran"))

@@ -60,6 +60,7 @@ impl Tiers {
             now: self.clock.now(),
             keys: &keys,
             writes: use_ != Use::Read,
+            strict: use_ != Use::Read,
             room: if use_ == Use::Read { 0 } else { 5_000 },
             touch: true,
             counters: &self.counters,
@@ -69,7 +70,9 @@ impl Tiers {
         let ended = match self.cache.attempt(&job, &mut run) {
             Ok(()) => Ok(()),
             Err(Refusal::Client(error)) => Err(error),
-            Err(Refusal::Below | Refusal::Busy) => self.cache.go_below(&job, &mut run).await,
+            Err(Refusal::Below | Refusal::Busy) => {
+                self.cache.go_below(&job, &mut Ahead::default(), &mut run).await
+            }
         };
         ended.map_err(|error| error.text().to_owned())?;
         Ok(result.expect("the command ran"))
