@@ -149,6 +149,7 @@ impl Memory {
             segment_bits: segments.max(1).ilog2().min(MAX_SEGMENT_BITS),
             demotes: options.log.as_ref().is_some_and(|log| !log.is_snapshot()),
             limit: AtomicUsize::new(options.limit),
+            charged: AtomicUsize::new(options.log.as_ref().map_or(0, |log| log.bytes())),
             eviction: AtomicU8::new(options.eviction as u8),
             samples: AtomicU32::new(5),
             lfu_log_factor: AtomicU32::new(10),
@@ -283,6 +284,7 @@ impl Memory {
                 let _ = self.make_room(new - old, self.next_stripe(), now, &[]);
             }
             self.used.fetch_add(new.wrapping_sub(old), Relaxed);
+            self.rules.charged.fetch_add(new.wrapping_sub(old), Relaxed);
         }
     }
 
@@ -393,11 +395,6 @@ impl Memory {
     /// Evicts one entry of a stripe, if it has one (and, if asked so, uses more than nine tenths of its
     /// fair share).
     fn evict_from(&self, stripe: usize, fair: bool, now: u64, spare: &[u64]) -> Evicted {
-        // Where it goes is known before it leaves.
-        let permit = match self.permit() {
-            Ok(permit) => permit,
-            Err(why) => return why,
-        };
         let mut core = self.lock(stripe);
         let core = &mut *core;
         core.random = next_random(core.random);
@@ -407,9 +404,11 @@ impl Memory {
             .filter(|(_, shelf)| !shelf.table().is_empty())
             .max_by_key(|(_, shelf)| shelf.reported)
             .filter(|(_, shelf)| !fair || shelf.reported >= self.rules.capacity() / 10 * 9);
-        let Some((db, shelf)) = fullest else {
-            self.give_back(permit);
-            return Evicted::None;
+        let Some((db, shelf)) = fullest else { return Evicted::None };
+        // Where it goes is known before it leaves.
+        let permit = match self.permit() {
+            Ok(permit) => permit,
+            Err(why) => return why,
         };
         let victim = shelf.evict(&self.rules, now, random, spare);
         // What was passed over may have moved in the queues.
@@ -436,6 +435,7 @@ impl Memory {
     pub(super) fn uncharge_log(&self) {
         if let Some(log) = &self.log {
             self.used.fetch_sub(log.bytes(), Relaxed);
+            self.rules.charged.fetch_sub(log.bytes(), Relaxed);
         }
     }
 

@@ -59,6 +59,8 @@ pub struct Rules {
     pub demotes: bool,
     /// The capacity of the whole tier.
     limit: AtomicUsize,
+    /// What of it isn't for entries.
+    charged: AtomicUsize,
     eviction: AtomicU8,
     samples: AtomicU32,
     lfu_log_factor: AtomicU32,
@@ -89,6 +91,6 @@ impl Rules {
 
     /// A stripe's fair share of the capacity.
     pub fn capacity(&self) -> usize {
-        self.limit() >> self.stripe_bits
+        self.limit().saturating_sub(self.charged.load(Relaxed)) >> self.stripe_bits
     }
 }

@@ -28,6 +28,8 @@ pub struct Demotion {
     pub keyspace: u32,
     /// The hash of its key.
     pub hash: u64,
+    /// Bytes of its entry.
+    pub size: u32,
 }
 
 /// A place in the queue that is free and reserved.
@@ -40,6 +42,8 @@ pub struct Queue {
     free: ArrayQueue<u32>,
     waiting: ArrayQueue<Demotion>,
     bytes: AtomicUsize,
+    /// Of these, those that the writer has not taken.
+    untaken: AtomicUsize,
     limit: usize,
     /// Bytes in the queue for which the writer is woken.
     enough: usize,
@@ -60,6 +64,7 @@ impl Queue {
             free,
             waiting: ArrayQueue::new(numbers),
             bytes: AtomicUsize::new(0),
+            untaken: AtomicUsize::new(0),
             limit,
             enough,
             sleeps: Mutex::new(false),
@@ -95,11 +100,12 @@ impl Queue {
     /// Puts an entry in, and returns its number.
     pub fn push(&self, permit: Permit, keyspace: u32, hash: u64, entry: EntryRef) -> u32 {
         let Permit(number) = permit;
-        let bytes = self.bytes.fetch_add(entry.get().size(), Relaxed);
+        let size = entry.get().size();
+        self.bytes.fetch_add(size, Relaxed);
         *self.entries[number as usize].lock() = Some(entry);
-        let pushed = self.waiting.push(Demotion { number, keyspace, hash });
+        let pushed = self.waiting.push(Demotion { number, keyspace, hash, size: size as u32 });
         debug_assert!(pushed.is_ok(), "there is a place for each number");
-        if bytes >= self.enough {
+        if self.untaken.fetch_add(size, Relaxed) + size >= self.enough {
             self.rouse();
         }
         number
@@ -112,7 +118,9 @@ impl Queue {
 
     /// The next entry to be written.
     pub fn pop(&self) -> Option<Demotion> {
-        self.waiting.pop()
+        let demotion = self.waiting.pop()?;
+        self.untaken.fetch_sub(demotion.size as usize, Relaxed);
+        Some(demotion)
     }
 
     /// Lets go of an entry and its number, when the index holds it no longer.
@@ -141,7 +149,7 @@ impl Queue {
         let mut sleeps = self.sleeps.lock();
         *sleeps = true;
         self.is_asleep.store(true, Relaxed);
-        if self.bytes.load(Relaxed) < self.enough {
+        if self.untaken.load(Relaxed) < self.enough {
             self.wake.wait_while_for(&mut sleeps, |sleeps| *sleeps, limit);
         }
         self.is_asleep.store(false, Relaxed);

@@ -128,7 +128,7 @@ impl Writer {
 
     /// Writes one entry, if it is still wanted; returns the bytes of its record.
     fn take(&mut self, memory: &Memory, demotion: Demotion) -> io::Result<usize> {
-        let Demotion { number, keyspace, hash } = demotion;
+        let Demotion { number, keyspace, hash, .. } = demotion;
         let entry = self.log.queue.get(number);
         let from = Slot::queued(number, 0);
         let Some(entry) = entry.filter(|_| memory.has_record(keyspace, hash, from)) else {
