@@ -128,6 +128,12 @@ pub enum NoRoom {
     Busy,
 }
 
+/// What the log takes of the capacity for itself. (Where entries are counted, nothing else is.)
+fn charge_of_log(options: &Options) -> usize {
+    let log = options.log.as_ref().filter(|_| options.weight == Weight::Bytes);
+    log.map_or(0, |log| log.bytes())
+}
+
 impl Memory {
     /// An empty tier.
     pub fn new(options: &Options) -> Self {
@@ -149,7 +155,7 @@ impl Memory {
             segment_bits: segments.max(1).ilog2().min(MAX_SEGMENT_BITS),
             demotes: options.log.as_ref().is_some_and(|log| !log.is_snapshot()),
             limit: AtomicUsize::new(options.limit),
-            charged: AtomicUsize::new(options.log.as_ref().map_or(0, |log| log.bytes())),
+            charged: AtomicUsize::new(charge_of_log(options)),
             eviction: AtomicU8::new(options.eviction as u8),
             samples: AtomicU32::new(5),
             lfu_log_factor: AtomicU32::new(10),
@@ -175,7 +181,7 @@ impl Memory {
             stripes,
             lines,
             rules,
-            used: AtomicUsize::new(options.log.as_ref().map_or(0, |log| log.bytes())),
+            used: AtomicUsize::new(charge_of_log(options)),
             evicted: AtomicU64::new(0),
             expired: AtomicU64::new(0),
             hand: AtomicUsize::new(0),
@@ -433,7 +439,9 @@ impl Memory {
 
     /// Takes the log's own memory out of the account, when it is done with.
     pub(super) fn uncharge_log(&self) {
-        if let Some(log) = &self.log {
+        if self.rules.weight == Weight::Bytes
+            && let Some(log) = &self.log
+        {
             self.used.fetch_sub(log.bytes(), Relaxed);
             self.rules.charged.fetch_sub(log.bytes(), Relaxed);
         }

@@ -293,12 +293,12 @@ async fn forget_lost(tiers: &Tiers, model: &mut Model) {
 
 #[tokio::test]
 async fn memory_and_disk_do_what_a_map_does() {
-    agree(Eviction::AllkeysS3fifo, 100_000, seed()).await;
+    agree(Eviction::AllkeysS3fifo, 800_000, seed()).await;
 }
 
 #[tokio::test]
 async fn nothing_is_forgotten_without_leave() {
-    agree(Eviction::Noeviction, 50_000, seed()).await;
+    agree(Eviction::Noeviction, 200_000, seed()).await;
 }
 
 /// A cache whose keys are on disk, but for a few; the faults of its disk.
