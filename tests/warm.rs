@@ -160,3 +160,23 @@ fn nothing_is_saved_against_the_will() {
     assert_eq!(size_after(&["--warm-restart", "no"], "SHUTDOWN"), Value::Int(0));
     assert_eq!(size_after(&["--warm-restart", "no"], "SHUTDOWN SAVE"), Value::Int(1));
 }
+
+/// A run that did without a tier has changed what that tier can't know: it starts empty afterwards.
+#[test]
+fn a_tier_that_was_left_out_is_not_believed_again() {
+    const MEMORY: &[&str] = &["--memory", "64mb"];
+    const COLD: &[&str] = &["--memory", "64mb", "--warm-restart", "no"];
+    for (first, between) in [(MEMORY, DISK), (DISK, MEMORY), (MEMORY, COLD), (DISK, COLD)] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut server = Server::start_in(dir.path(), first);
+        ask(&mut server.connect(), "SET k old").expect("OK");
+        assert_eq!(server.stop(), Some(0));
+        // It ends without a word, so that nothing newer is saved.
+        let mut server = Server::start_in(dir.path(), between);
+        ask(&mut server.connect(), "SET k new").expect("OK");
+        server.kill9();
+        let server = Server::start_in(dir.path(), first);
+        let found = ask(&mut server.connect(), "GET k").expect("a reply");
+        assert_eq!(found, Value::Nil, "{first:?} {between:?}");
+    }
+}

@@ -49,6 +49,8 @@ const SNAPSHOT_QUEUE: usize = 4 << 20;
 pub struct Save {
     /// The directory of a snapshot, where there is no disk tier.
     pub dir: PathBuf,
+    /// The run that saves, so that a run which does without the snapshot makes it useless.
+    pub run: Option<u64>,
     /// How long it may take; what isn't written by then is lost.
     pub limit: Duration,
 }
@@ -159,6 +161,7 @@ fn save_snapshot(memory: &Memory, save: &Save, now: u64) -> io::Result<Saved> {
     let options = log::Options {
         snapshot: true,
         queue: SNAPSHOT_QUEUE,
+        runs: save.run.map(|this| log::Runs { last: 0, this }),
         // Bookkeeping and the segments that are left free.
         ..log::Options::new(&new, size + size / 8)
     };

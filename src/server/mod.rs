@@ -54,6 +54,8 @@ use worker::{Message, Worker};
 const QUEUE_SHARE: usize = 32;
 const QUEUE_LEAST: usize = 256 << 10;
 const QUEUE_MOST: usize = 8 << 20;
+/// The number of the last run, in the data directory.
+const RUN: &str = "RUN";
 /// Where memory is saved, in the data directory.
 const SNAPSHOT: &str = "warm";
 /// Threads of the background runtime.
@@ -71,6 +73,7 @@ pub struct Server {
     shutdown: mpsc::UnboundedReceiver<ShutdownRequest>,
     signals: Signals,
     listening: accept::Listening,
+    run: u64,
     /// Keeps a second server out of the data directory.
     _lock: fs::File,
 }
@@ -87,7 +90,9 @@ impl Server {
             .build()?;
         let policies = policies(config)?;
         let (sender, shutdown) = mpsc::unbounded_channel();
-        let log = open_log(settings)?;
+        let runs = runs(&settings.dir)?;
+        let log = open_log(settings, runs)?;
+        begin_run(&settings.dir, runs)?;
         let shared = Arc::new(shared(config, policies, log, &background, sender));
         shared.apply_settings();
         if settings.warm_restart {
@@ -104,7 +109,16 @@ impl Server {
         let signals = background.block_on(async { Signals::new() })?;
         let listening = background.block_on(accept::listen(&shared, settings, posts))?;
         background.spawn(tick(shared.clone()));
-        Ok(Self { shared, workers, background, shutdown, signals, listening, _lock: lock })
+        Ok(Self {
+            shared,
+            workers,
+            background,
+            shutdown,
+            signals,
+            listening,
+            run: runs.this,
+            _lock: lock,
+        })
     }
 
     /// The TCP port that is listened on; 0 if there is none.
@@ -177,7 +191,7 @@ impl Server {
             .map(|worker| worker.join(limit.saturating_sub(started.elapsed()) + LAST_SECOND))
             .collect();
         if joined.into_iter().all(|has_ended| has_ended) {
-            save(&self.shared, &request);
+            save(&self.shared, self.run, &request);
         } else {
             // What a command still changes must not be older in what is saved.
             tracing::warn!("a worker doesn't end: memory is not saved");
@@ -189,10 +203,10 @@ impl Server {
 }
 
 /// Closes the disk tier and brings memory to disk, if that is wanted.
-fn save(shared: &Shared, request: &ShutdownRequest) {
+fn save(shared: &Shared, run: u64, request: &ShutdownRequest) {
     let settings = shared.live.get();
     let limit = settings.warm_timeout;
-    let save = Save { dir: settings.dir.join(SNAPSHOT), limit };
+    let save = Save { dir: settings.dir.join(SNAPSHOT), run: Some(run), limit };
     let wanted = request.save.unwrap_or(settings.warm_restart);
     let started = Instant::now();
     match shared.cache.close(wanted.then_some(&save)) {
@@ -273,18 +287,21 @@ fn lock_dir(dir: &Path) -> Result<fs::File, Error> {
 }
 
 /// Opens the third tier, if there is to be one.
-fn open_log(settings: &Settings) -> Result<Option<Arc<Log>>, Error> {
+fn open_log(settings: &Settings, runs: log::Runs) -> Result<Option<Arc<Log>>, Error> {
     let recover = match settings.disk_recover {
         config::Recover::Strict => log::Recover::Strict,
         config::Recover::BestEffort => log::Recover::BestEffort,
         config::Recover::None => log::Recover::None,
     };
     if settings.disk_size == 0 {
-        return open_snapshot(settings, recover);
+        return open_snapshot(settings, recover, runs);
     }
+    forget_snapshot(&settings.dir);
     let dir = settings.disk_path.clone().unwrap_or_else(|| settings.dir.join("l3"));
     let queue = (settings.memory_limit() as usize / QUEUE_SHARE).clamp(QUEUE_LEAST, QUEUE_MOST);
-    let options = log::Options { queue, recover, ..log::Options::new(&dir, settings.disk_size) };
+    let runs = Some(runs);
+    let options =
+        log::Options { queue, recover, runs, ..log::Options::new(&dir, settings.disk_size) };
     let log = Log::open(&options).map_err(|why| Error::DataDir(dir.clone(), why.to_string()))?;
     if let Some(why) = log.started_empty {
         tracing::info!("L3 in {} starts empty: {why}", dir.display());
@@ -293,18 +310,53 @@ fn open_log(settings: &Settings) -> Result<Option<Arc<Log>>, Error> {
 }
 
 /// Opens what memory was saved in, if it was and is wanted.
-fn open_snapshot(settings: &Settings, recover: log::Recover) -> Result<Option<Arc<Log>>, Error> {
+fn open_snapshot(
+    settings: &Settings,
+    recover: log::Recover,
+    runs: log::Runs,
+) -> Result<Option<Arc<Log>>, Error> {
     let dir = settings.dir.join(SNAPSHOT);
-    if !settings.warm_restart {
-        return Ok(None);
-    }
-    match Log::open_snapshot(&dir, recover) {
-        Ok(log) => Ok(log.map(Arc::new)),
-        Err(why) => {
-            tracing::warn!("the snapshot in {} isn't used: {why}", dir.display());
-            Ok(None)
+    if settings.warm_restart {
+        match Log::open_snapshot(&dir, recover, Some(runs)) {
+            Ok(Some(log)) => return Ok(Some(Arc::new(log))),
+            Ok(None) => {}
+            Err(why) => tracing::warn!("the snapshot in {} isn't used: {why}", dir.display()),
         }
     }
+    forget_snapshot(&settings.dir);
+    Ok(None)
+}
+
+/// Removes a snapshot that isn't used: a later start must not take it for the last.
+fn forget_snapshot(dir: &Path) {
+    if let Err(why) = fs::remove_dir_all(dir.join(SNAPSHOT))
+        && why.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!("an old snapshot can't be removed: {why}");
+    }
+}
+
+/// The run of the server before this one, by the data directory, and a number for this one.
+fn runs(dir: &Path) -> Result<log::Runs, Error> {
+    let fail = |why: io::Error| Error::DataDir(dir.to_owned(), why.to_string());
+    let last = match fs::read(dir.join(RUN)) {
+        Ok(bytes) => bytes.try_into().map_or(0, u64::from_le_bytes),
+        Err(why) if why.kind() == io::ErrorKind::NotFound => 0,
+        Err(why) => return Err(fail(why)),
+    };
+    Ok(log::Runs { last, this: log::random() })
+}
+
+/// Notes, durably, that this run is the last one: a tier that it doesn't use is out of date from here on.
+fn begin_run(dir: &Path, runs: log::Runs) -> Result<(), Error> {
+    let write = || {
+        let new = dir.join(RUN).with_extension("new");
+        fs::write(&new, runs.this.to_le_bytes())?;
+        fs::File::open(&new)?.sync_all()?;
+        fs::rename(&new, dir.join(RUN))?;
+        fs::File::open(dir)?.sync_all()
+    };
+    write().map_err(|why: io::Error| Error::DataDir(dir.to_owned(), why.to_string()))
 }
 
 /// Opens the stores and makes the namespaces over them.

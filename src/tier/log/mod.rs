@@ -103,8 +103,20 @@ pub struct Options {
     /// Whether it holds a snapshot: it takes in nothing once it is open, and takes its room on disk as
     /// it needs it.
     pub snapshot: bool,
+    /// The run before this one and this one, where a run may have done without the log: what such a run
+    /// changed, the log doesn't know.
+    pub runs: Option<Runs>,
     /// The disk.
     pub disk: Arc<dyn Disk>,
+}
+
+/// Two runs of a server, one after the other, by random numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Runs {
+    /// The one before; 0 if there was none.
+    pub last: u64,
+    /// The present one.
+    pub this: u64,
 }
 
 impl Options {
@@ -117,6 +129,7 @@ impl Options {
             recover: Recover::default(),
             queue: 8 << 20,
             snapshot: false,
+            runs: None,
             disk: Arc::new(disk::real::Real),
         }
     }
@@ -176,6 +189,13 @@ pub struct Counters {
     pub recovered: AtomicU64,
 }
 
+/// A random number other than 0.
+pub fn random() -> u64 {
+    // The only source of randomness that std offers: seeds of its own hasher.
+    use std::hash::{BuildHasher, Hasher};
+    std::collections::hash_map::RandomState::new().build_hasher().finish() | 1
+}
+
 /// Adds to a counter.
 pub fn add(counter: &AtomicU64, count: u64) {
     counter.fetch_add(count, Relaxed);
@@ -232,11 +252,6 @@ fn fingerprint(hasher: &Hasher) -> u64 {
 }
 
 fn new_hashing() -> Hashing {
-    // The only source of randomness that std offers: seeds of its own hasher.
-    let random = || {
-        use std::hash::{BuildHasher, Hasher};
-        std::collections::hash_map::RandomState::new().build_hasher().finish()
-    };
     let seeds = [random(), random(), random(), random()];
     Hashing { seeds, fingerprint: fingerprint(&hasher_of(&seeds)) }
 }
@@ -260,6 +275,9 @@ impl Log {
             (None, _) if fingerprint(&hasher_of(&hashing.seeds)) != hashing.fingerprint => {
                 Some("another build wrote it")
             }
+            (None, _) if options.runs.is_some_and(|runs| runs.last != state.run()) => {
+                Some("the last run did without it")
+            }
             (None, Recover::Strict) if !state.is_trusted() => {
                 Some("the machine was started anew without a clean stop before")
             }
@@ -271,6 +289,9 @@ impl Log {
             fs::remove_file(&path)?;
             state = State::open(&path, shape)?;
             state.format(&new_hashing());
+        }
+        if let Some(runs) = options.runs {
+            state.set_run(runs.this);
         }
         let hashing = state.hashing();
         if options.snapshot {
@@ -303,11 +324,16 @@ impl Log {
     }
 
     /// Opens a snapshot, if there is one that may be believed.
-    pub fn open_snapshot(dir: &Path, recover: Recover) -> io::Result<Option<Self>> {
+    pub fn open_snapshot(
+        dir: &Path,
+        recover: Recover,
+        runs: Option<Runs>,
+    ) -> io::Result<Option<Self>> {
         let Some(shape) = State::shape_of(&dir.join("state"))? else { return Ok(None) };
         let options = Options {
             segment: Some(shape.segment_bytes),
             recover,
+            runs,
             queue: SNAPSHOT_QUEUE,
             snapshot: true,
             ..Options::new(dir, shape.bytes())

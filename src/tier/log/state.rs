@@ -6,6 +6,7 @@
 //!         4  hash seeds, 4 words           8  fingerprint of the hash
 //!         9  boot id, 2 words             11  status: 1 in use, 2 closed cleanly
 //!        12  which keyspace table counts  13  last keyspace    14  version  15  next segment
+//!        16  the run that used it last
 //!       512  keyspace table 0, 256 u32   640  keyspace table 1
 //!      1024  segments, 2 words each: generation (low half) and kind; number of records
 //!              (low half) and the unix second at which it was begun
@@ -38,6 +39,7 @@ const SELECTOR: usize = 12;
 const LAST_KEYSPACE: usize = 13;
 const VERSION: usize = 14;
 const NEXT: usize = 15;
+const RUN: usize = 16;
 const TABLES: [usize; 2] = [512, 640];
 /// Databases that a table has room for.
 pub const DATABASES: usize = 256;
@@ -257,6 +259,16 @@ impl State {
         let mut keyspaces = self.keyspaces();
         keyspaces.swap(a, b);
         self.set_keyspaces(&keyspaces);
+    }
+
+    /// The run of the server that used it last.
+    pub fn run(&self) -> u64 {
+        self.get(RUN)
+    }
+
+    /// Notes the run that uses it.
+    pub fn set_run(&self, run: u64) {
+        self.put(RUN, run);
     }
 
     /// The next version.
