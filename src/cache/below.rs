@@ -42,6 +42,8 @@ const KEPT_BUFFER: usize = 64 << 10;
 const IDLE: Duration = Duration::from_millis(500);
 /// How long it sleeps at most while nothing comes.
 const NAP: Duration = Duration::from_millis(100);
+/// How long it pauses at most to keep to the rate: a changed rate has to be noticed.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How long it waits after an error.
 const BACKOFF: Duration = Duration::from_millis(100);
 /// How long a read may take, unless told otherwise.
@@ -81,7 +83,7 @@ impl Waiting {
     /// Gives a job to the readers; gives it back if there are too many.
     fn push(&self, job: Job) -> Result<(), Job> {
         let mut jobs = self.jobs.lock();
-        if jobs.len() >= MOST_WAITING {
+        if jobs.len() >= MOST_WAITING || self.closed.load(Relaxed) {
             return Err(job);
         }
         jobs.push_back(job);
@@ -133,14 +135,16 @@ impl Disk {
     pub(super) async fn read_key(&self, record: Slot) -> Option<KeyRead> {
         let (sender, read) = oneshot::channel();
         self.waiting.push(Job::Key(record, sender)).ok()?;
-        read.await.ok()?
+        let limit = Duration::from_micros(self.read_limit.load(Relaxed));
+        tokio::time::timeout(limit, read).await.ok()?.ok()?
     }
 
     /// Ends the readers, when there is nothing to read any more.
     pub(super) fn end(&self) {
+        // Under the lock, so that no reader misses it on its way to sleep, and no job comes after it.
+        let jobs = self.waiting.jobs.lock();
         self.waiting.closed.store(true, Relaxed);
-        // Under the lock, so that no reader misses it on its way to sleep.
-        drop(self.waiting.jobs.lock());
+        drop(jobs);
         self.waiting.more.notify_all();
     }
 }
@@ -298,7 +302,8 @@ fn write_for_ever(
         let written = log.counters.written_bytes.load(Relaxed) - before;
         let rate = rate.load(Relaxed);
         if rate != 0 && written > 0 {
-            thread::sleep(Duration::from_secs_f64(written as f64 / rate as f64));
+            let pause = Duration::from_secs_f64(written as f64 / rate as f64);
+            thread::sleep(pause.min(LONGEST_PAUSE));
         }
     }
 }

@@ -50,6 +50,8 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 const ROOM_TRIES: u32 = 4;
 /// How often a write hydrates anew because other writes overtook it.
 const HYDRATE_TRIES: u32 = 64;
+/// How often a read of several keys does so before it takes what has been overtaken.
+const STRICT_TRIES: u32 = 8;
 /// Loads that one command has under way at once.
 const LOADS_AT_ONCE: usize = 128;
 /// What one command may pin beside memory: a quarter of it, but at least this many bytes.
@@ -406,20 +408,28 @@ impl Cache {
         // command of this connection has seen.
         let mut strict = !pins.is_empty();
         let patience = tokio::time::Instant::now() + ROOM_PATIENCE;
-        for _ in 0..HYDRATE_TRIES {
+        let mut tries = 0;
+        while tries < HYDRATE_TRIES {
+            tries += 1;
             let stage = settles.then_some(&mut staged);
             let job = Job { now: self.0.clock.now(), ..*job };
-            let job = Job { strict: strict || job.writes, ..job };
+            // Of several keys all are to be of one moment, if that can be had.
+            let is_one_moment = job.keys.len() > 1 && tries <= STRICT_TRIES;
+            let job = Job { strict: strict || job.writes || is_one_moment, ..job };
             match self.try_with(&job, pins, stage, &mut run) {
                 Ok(()) => return self.settle(turn, staged).await,
                 Err(Failed::Refused(Refusal::Client(error))) => return Err(error),
-                Err(Failed::Refused(Refusal::Busy)) => self.wait_for_room(patience).await?,
+                Err(Failed::Refused(Refusal::Busy)) => {
+                    // Waiting has a limit of its own.
+                    tries -= 1;
+                    self.wait_for_room(patience).await?;
+                }
                 Err(Failed::Refused(Refusal::Below) | Failed::Room(_)) => {
                     // A read had asked before any write that has overtaken what it holds.
                     if std::mem::take(&mut strict) {
                         pins.retain(|pin| !pin.is_among(job.db, job.keys));
                     }
-                    pins.retain(|pin| !job.writes || pin.is_current());
+                    pins.retain(|pin| !job.strict || pin.is_current());
                     self.hydrate(&job, pins).await?;
                 }
                 Err(Failed::Cold(Cold { db, key, hash })) => {

@@ -223,8 +223,8 @@ impl<'a> Tx<'a> {
     fn expire(&mut self, at: usize, slot: Slot, hash: u64) {
         let (memory, db, held) = (self.memory(), self.db, &mut self.held[at]);
         held.changed |= 1 << (db % 64);
-        memory.supersede(&mut held.core, db, hash, Some(slot), || Known::Nothing);
         let shelf = memory.shelf(held.stripe, &mut held.core, db);
+        memory.forget_record(shelf, hash, slot);
         drop(shelf.remove(slot, memory.rules()));
         memory.count_expired();
     }
@@ -462,8 +462,8 @@ impl<'a> Tx<'a> {
         held.changed |= 1 << (db % 64);
         let shelf = memory.shelf(held.stripe, &mut held.core, db);
         let slot = shelf.find(key.hash, key.bytes);
-        let known = || flight::find(pins, db, key).map_or(Known::Nothing, Pin::known);
-        memory.supersede(&mut held.core, db, key.hash, slot, known);
+        let known = known_of(pins, &held.core, db, key);
+        memory.supersede(&mut held.core, db, key.hash, slot, || known);
         let shelf = memory.shelf(held.stripe, &mut held.core, db);
         match slot {
             Some(slot) => shelf.replace(slot, key.hash, entry, memory.rules(), now),
@@ -562,8 +562,8 @@ impl<'a> Tx<'a> {
         let is_there = slot.is_some() || self.entry(key)?.is_some();
         let pins = self.start.pins;
         let held = self.held(key.hash)?;
-        let known = || flight::find(pins, db, key).map_or(Known::Nothing, Pin::known);
-        memory.supersede(&mut held.core, db, key.hash, slot, known);
+        let known = known_of(pins, &held.core, db, key);
+        memory.supersede(&mut held.core, db, key.hash, slot, || known);
         if let Some(pin) = flight::find(pins, db, key) {
             pin.remove();
         }
@@ -607,6 +607,16 @@ impl<'a> Tx<'a> {
         }
         Ok(!through && !core.shelf(self.db).is_some_and(|shelf| shelf.has_below(key.hash)))
     }
+}
+
+/// What is known of a key's record, as long as no write has overtaken what was fetched.
+#[inline]
+fn known_of(pins: &[Pin], core: &Core, db: usize, key: Key<'_>) -> Known {
+    if pins.is_empty() {
+        return Known::Nothing;
+    }
+    let pin = flight::find(pins, db, key).filter(|pin| core.has_ticket(pin.ticket()));
+    pin.map_or(Known::Nothing, Pin::known)
 }
 
 /// Notes a hit on an entry.

@@ -128,6 +128,11 @@ fn write_all(
                 found.extend(memory.of_coldness(stripe, coldness, true, now));
             }
             for (db, mut entry) in found {
+                let log = target.log();
+                if !log.is_some_and(|log| log.fits(entry.get(), is_own && memory.keeps_all())) {
+                    saved.complete = false;
+                    continue;
+                }
                 if Instant::now() >= until || !has_room(target, is_own) {
                     return Ok(Saved { complete: false, ..saved });
                 }
@@ -144,12 +149,8 @@ fn write_all(
 
 /// Whether more may be written without writing over what was written before it.
 fn has_room(target: &Memory, is_own: bool) -> bool {
-    let log = target.log();
-    is_own
-        || log.is_some_and(|log| {
-            let left = log.shape().bytes().saturating_sub(log.live().1 + log.queue.len().1 as u64);
-            left > 4 * log.shape().segment_bytes as u64
-        })
+    let Some(log) = target.log() else { return false };
+    if is_own { !target.keeps_all() || log.may_keep(target.keeps(true)) } else { !log.is_full() }
 }
 
 /// Saves memory in a snapshot, in the place of an older one.
@@ -157,13 +158,13 @@ fn save_snapshot(memory: &Memory, save: &Save, now: u64) -> io::Result<Saved> {
     let until = Instant::now() + save.limit;
     let new = save.dir.with_extension("new");
     remove(&new)?;
-    let size = (memory.used() as u64 / 4 * 5).max(SNAPSHOT_LEAST);
+    // The file is sparse; values that fit segments badly leave room unused.
+    let size = (memory.used() as u64 * 3).max(SNAPSHOT_LEAST);
     let options = log::Options {
         snapshot: true,
         queue: SNAPSHOT_QUEUE,
         runs: save.run.map(|this| log::Runs { last: 0, this }),
-        // Bookkeeping and the segments that are left free.
-        ..log::Options::new(&new, size + size / 8)
+        ..log::Options::new(&new, size)
     };
     let log = Arc::new(Log::open(&options)?);
     // Its index, for as long as it takes.
@@ -193,7 +194,7 @@ fn remove(dir: &Path) -> io::Result<()> {
 }
 
 fn hot_list(dir: &Path) -> PathBuf {
-    dir.join("hot")
+    dir.join(log::HOT_LIST)
 }
 
 /// Writes which records are in memory, the hottest first; returns how many.
@@ -283,6 +284,8 @@ fn load_snapshot(cache: &Weak<Inner>, log: &Arc<Log>) {
     if !cache.has_below.swap(false, Relaxed) {
         return;
     }
+    // Before the index goes: from here on no write reaches what is on disk.
+    log.state().forget();
     cache.memory.drop_records();
     if let Some(disk) = &cache.disk {
         disk.end();
@@ -316,7 +319,13 @@ fn load(cache: &Weak<Inner>, log: &Log, mut items: Vec<Item>) -> Loaded {
             .iter()
             .map(|item| {
                 let db = log.state().database(item.keyspace)?;
-                Some((db, cache.memory.ticket(db, item.hash)))
+                let ticket = cache.memory.ticket(db, item.hash);
+                // SWAPDB cancels tickets; one that came before this one shows.
+                if log.state().keyspace(db) != item.keyspace {
+                    cache.memory.release(item.hash, ticket);
+                    return None;
+                }
+                Some((db, ticket))
             })
             .collect();
         let read = log.read_bytes(&mut buffer, first * UNIT as u64, bytes);
@@ -328,7 +337,8 @@ fn load(cache: &Weak<Inner>, log: &Log, mut items: Vec<Item>) -> Loaded {
                 && let Some(entry) = entry_of(&cache, log, item, read, first)
             {
                 let memory = &cache.memory;
-                is_full = memory.used() + entry.get().size() > memory.rules().limit();
+                is_full = !memory.keeps_all()
+                    && memory.used() + entry.get().size() > memory.rules().limit();
                 let (known, now) = (Known::Record(item.slot), cache.clock.now());
                 if !is_full && memory.land(db, item.hash, ticket, entry, known, now) {
                     count += 1;

@@ -303,6 +303,14 @@ fn open_log(settings: &Settings, runs: log::Runs) -> Result<Option<Arc<Log>>, Er
     let options =
         log::Options { queue, recover, runs, ..log::Options::new(&dir, settings.disk_size) };
     let log = Log::open(&options).map_err(|why| Error::DataDir(dir.clone(), why.to_string()))?;
+    if log.bytes() as u64 > settings.memory_limit() / 2 {
+        let text = format!(
+            "a disk of {} MiB needs {} MiB of memory, more than half of what there is",
+            settings.disk_size >> 20,
+            log.bytes() >> 20
+        );
+        return Err(Error::Config(text));
+    }
     if let Some(why) = log.started_empty {
         tracing::info!("L3 in {} starts empty: {why}", dir.display());
     }

@@ -71,7 +71,7 @@ impl Memory {
     pub(super) fn permit(&self) -> Result<Option<Permit>, Evicted> {
         let Some(log) = self.log().filter(|log| !log.is_snapshot()) else { return Ok(None) };
         let keeps = self.keeps_all();
-        if keeps && !log.may_keep() {
+        if keeps && !log.may_keep(self.keeps(true)) {
             return Err(Evicted::Full);
         }
         match log.queue.reserve() {
@@ -105,7 +105,7 @@ impl Memory {
         let view = entry.get();
         let volatile = view.deadline() != 0;
         if !is_live(view, now) {
-            self.forget_record(shelf, view);
+            self.forget_left(shelf, view);
         } else if view.is_stored() && has_left(log, shelf, hash) {
             add(&log.counters.unchanged, 1);
         } else if log.is_snapshot() {
@@ -167,12 +167,22 @@ impl Memory {
         self.log().is_some_and(|log| log.is_full() || log.is_snapshot()) && !self.keeps_all()
     }
 
-    /// Makes the record of an entry invalid that has left memory because it ended.
-    pub(super) fn forget_record(&self, shelf: &mut Shelf, entry: Entry<'_>) {
-        if let Some(log) = self.log()
-            && entry.is_stored()
-        {
-            drop_resident(log, shelf, hash(&self.rules().hasher, entry.key()));
+    /// Makes the record of an entry invalid that leaves memory because it has ended. (Nobody who waits for
+    /// its key is wronged: flights go on.)
+    pub fn forget_record(&self, shelf: &mut Shelf, hash: u64, slot: Slot) {
+        let is_stored = shelf.entry(slot).is_stored();
+        self.forget_record_of(shelf, is_stored, || hash);
+    }
+
+    /// The same for an entry that has left already.
+    pub(super) fn forget_left(&self, shelf: &mut Shelf, entry: Entry<'_>) {
+        let hasher = &self.rules().hasher;
+        self.forget_record_of(shelf, entry.is_stored(), || hash(hasher, entry.key()));
+    }
+
+    fn forget_record_of(&self, shelf: &mut Shelf, is_stored: bool, hash: impl FnOnce() -> u64) {
+        if let Some(log) = self.log().filter(|_| is_stored) {
+            drop_resident(log, shelf, hash());
         }
     }
 
@@ -279,6 +289,11 @@ impl Memory {
             (hash, self.stripe_of(hash))
         };
         let mut core = self.lock(stripe);
+        // Since it was looked for it may have been replaced.
+        if view.is_dead() || stays && view.is_stored() {
+            log.queue.release(permit);
+            return Ok(());
+        }
         let shelf = self.shelf(stripe, &mut core, db);
         let mut flags = if view.deadline() != 0 { VOLATILE } else { 0 };
         if stays {
@@ -403,6 +418,7 @@ impl Memory {
                     }
                     !is_there(record)
                 });
+                shelf.forget_lost_records();
                 self.report(shelf);
             }
         }
@@ -443,7 +459,9 @@ fn drop_superseded(
 
 /// Makes the record invalid of a key in memory with this hash; where there are two such keys, of both.
 fn drop_resident(log: &Log, shelf: &mut Shelf, hash: u64) {
-    drop_records(log, shelf, hash, |record| record.has(RESIDENT));
+    if drop_records(log, shelf, hash, |record| record.has(RESIDENT)) > 1 {
+        shelf.forget_lost_records();
+    }
 }
 
 /// Makes the record invalid of a key with this hash that isn't in memory.
@@ -451,19 +469,23 @@ fn drop_cold(log: &Log, shelf: &mut Shelf, hash: u64, known: Known) {
     match known {
         Known::None => {}
         Known::Record(known) if shelf.records.find_slot(hash, known).is_some() => {
-            drop_records(log, shelf, hash, |record| record.is_same(known));
+            let _ = drop_records(log, shelf, hash, |record| record.is_same(known));
         }
         // It has moved since it was read, or was never read.
         Known::Record(_) | Known::Nothing => {
-            drop_records(log, shelf, hash, |record| !record.has(RESIDENT));
+            let _ = drop_records(log, shelf, hash, |record| !record.has(RESIDENT));
         }
     }
 }
 
-fn drop_records(log: &Log, shelf: &mut Shelf, hash: u64, goes: impl Fn(Record) -> bool) {
+/// Drops those records of a hash that `goes` says, and returns how many there were.
+fn drop_records(log: &Log, shelf: &mut Shelf, hash: u64, goes: impl Fn(Record) -> bool) -> usize {
+    let mut count = 0;
     loop {
         let found = shelf.records.find(hash);
-        let Some(at) = found.into_iter().find(|at| goes(shelf.records.slot(*at))) else { return };
+        let going = found.into_iter().find(|at| goes(shelf.records.slot(*at)));
+        let Some(at) = going else { return count };
+        count += 1;
         log.invalidate(shelf.records.remove(at));
         add(&log.counters.invalidated, 1);
     }

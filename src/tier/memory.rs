@@ -424,9 +424,10 @@ impl Memory {
             return Evicted::None;
         };
         let hash = hash(&self.rules.hasher, entry.get().key());
+        let records = shelf.records.len();
         let has_left = self.demote(shelf, db, hash, entry, permit, now);
         self.report(shelf);
-        if self.log.is_some() {
+        if shelf.records.len() > records {
             core.cancel(db, hash);
         }
         if has_left { Evicted::One } else { Evicted::None }
@@ -464,7 +465,7 @@ impl Memory {
                 looked += 1;
                 if let Some(entry) = expired {
                     count += 1;
-                    self.forget_record(shelf, entry.get());
+                    self.forget_left(shelf, entry.get());
                 }
             }
             self.report(shelf);
@@ -692,7 +693,12 @@ impl Memory {
         now: u64,
     ) -> bool {
         let stripe = self.stripe_of(hash);
-        if self.make_room(self.rules.weight.of(entry.get()), stripe, now, &[]).is_err() {
+        // Where nothing may be forgotten, what a snapshot has comes back whatever it takes.
+        let is_kept = matches!(known, Known::Record(_))
+            && self.keeps_all()
+            && self.log.as_ref().is_some_and(|log| log.is_snapshot());
+        let has_room = self.make_room(self.rules.weight.of(entry.get()), stripe, now, &[]).is_ok();
+        if !has_room && !is_kept {
             return false;
         }
         let mut core = self.lock(stripe);

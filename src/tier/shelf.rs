@@ -8,7 +8,7 @@ use super::{
     adaptive::Adaptive,
     entry::{Entry, EntryMut, EntryRef, Meta},
     eviction::Eviction,
-    log::index::Index,
+    log::{index::Index, slot::RESIDENT},
     table::{Slot, Table, hash},
     wheel::Wheel,
 };
@@ -333,6 +333,19 @@ impl Shelf {
             if keeps_queues {
                 let item = self.table.reference(hash(&rules.hasher, entry.key()));
                 self.queues.adopt(item, entry);
+            }
+        });
+    }
+
+    /// Lets entries whose record is gone not count as stored any more, by looking at all of them.
+    pub(super) fn forget_lost_records(&self) {
+        self.table.for_each(|entry| {
+            let is_lost = entry.is_stored() && {
+                let found = self.records.find(self.table.hash_of(entry));
+                !found.into_iter().any(|at| self.records.slot(at).has(RESIDENT))
+            };
+            if is_lost {
+                entry.set_stored(false);
             }
         });
     }

@@ -176,6 +176,11 @@ impl Table {
         self.lines.clone()
     }
 
+    /// The hash of an entry's key.
+    pub fn hash_of(&self, entry: Entry<'_>) -> u64 {
+        hash(&self.hasher, entry.key())
+    }
+
     /// Entries.
     pub fn len(&self) -> usize {
         self.len

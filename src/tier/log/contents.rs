@@ -122,6 +122,11 @@ impl Log {
         // What the buffer holds.
         let (mut start, mut len) = (0, 0);
         let mut items = Vec::with_capacity(places.len());
+        // Only a record that is longer than a segment goes on behind it.
+        let segment_end = (segment as u64 + 1) * self.shape.segment_bytes as u64;
+        let is_long = self.state.segment(segment).1 == Kind::Long;
+        let last = if is_long { self.shape.bytes() / 4 + segment_end } else { segment_end };
+        let last = last.min(self.shape.bytes());
         for place in places {
             let at = place * UNIT as u64;
             let mut need = record::HEADER;
@@ -136,9 +141,7 @@ impl Log {
                 let skip = (start % PAGE as u64 + (at - start)) as usize;
                 let end = (start % PAGE as u64 + len) as usize;
                 match record::read(&buffer[skip.min(end)..end]) {
-                    Err(record::Defect::Short(more))
-                        if more > need && !self.is_beyond(at, more) =>
-                    {
+                    Err(record::Defect::Short(more)) if more > need && at + more as u64 <= last => {
                         need = more;
                     }
                     read => break read,
@@ -162,10 +165,6 @@ impl Log {
             }
         }
         Ok(items)
-    }
-
-    fn is_beyond(&self, at: u64, bytes: usize) -> bool {
-        at + bytes as u64 > self.shape.bytes()
     }
 }
 

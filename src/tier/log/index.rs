@@ -62,8 +62,8 @@ pub struct Index {
     len: usize,
     resident: usize,
     volatile: usize,
-    /// Of the records that are written: how many, and their units.
-    written: (u64, u64),
+    /// Of the records that are written: how many, their units, and the units of those without a deadline.
+    written: (u64, u64, u64),
     bytes: usize,
 }
 
@@ -158,7 +158,7 @@ impl Index {
             len: 0,
             resident: 0,
             volatile: 0,
-            written: (0, 0),
+            written: (0, 0, 0),
             bytes: 0,
         }
     }
@@ -178,8 +178,8 @@ impl Index {
         (self.len - self.resident, self.volatile)
     }
 
-    /// Records that are written, and their units.
-    pub fn written(&self) -> (u64, u64) {
+    /// Records that are written, their units, and the units of those without a deadline.
+    pub fn written(&self) -> (u64, u64, u64) {
         self.written
     }
 
@@ -241,9 +241,13 @@ impl Index {
         let one = if add { 1 } else { usize::MAX };
         self.len = self.len.wrapping_add(one);
         if !slot.has(QUEUED) {
-            let (count, units) = &mut self.written;
+            let (count, units, lasting) = &mut self.written;
+            let change = if add { slot.units() } else { slot.units().wrapping_neg() };
             *count = count.wrapping_add(one as u64);
-            *units = if add { *units + slot.units() } else { *units - slot.units() };
+            *units = units.wrapping_add(change);
+            if !slot.has(VOLATILE) {
+                *lasting = lasting.wrapping_add(change);
+            }
         }
         if slot.has(RESIDENT) {
             self.resident = self.resident.wrapping_add(one);

@@ -68,6 +68,8 @@ const SEGMENTS: u64 = 64;
 pub const LEAST: u64 = SEGMENT_LEAST * 8;
 /// See [`LEAST`].
 pub const MOST: u64 = (UNIT as u64) << slot::PLACE_BITS;
+/// The list of hot records, which tells of the log as it was.
+pub const HOT_LIST: &str = "hot";
 /// Bytes of the queue of a snapshot, which nothing enters.
 const SNAPSHOT_QUEUE: usize = 64 << 10;
 /// Bytes of a record that are read for its key.
@@ -217,8 +219,11 @@ pub struct Log {
     pub admission: Admission,
     /// What happened since the start.
     pub counters: Counters,
-    /// Units of valid records.
+    /// Units of valid records, and of those without a deadline.
     live: AtomicU64,
+    lasting: AtomicU64,
+    /// Whether a write found no room for what may not be forgotten.
+    wants_room: AtomicBool,
     records: AtomicU64,
     /// Whether every segment was written once, so that more has to be forgotten.
     is_full: AtomicBool,
@@ -287,6 +292,7 @@ impl Log {
             // The old one may be of another size: what was mapped beyond goes.
             drop(state);
             fs::remove_file(&path)?;
+            let _ = fs::remove_file(options.dir.join(HOT_LIST));
             state = State::open(&path, shape)?;
             state.format(&new_hashing());
         }
@@ -316,6 +322,8 @@ impl Log {
             admission: Admission::new(shape.bytes()),
             counters: Counters::default(),
             live: AtomicU64::new(0),
+            lasting: AtomicU64::new(0),
+            wants_room: AtomicBool::new(false),
             records: AtomicU64::new(0),
             is_full: AtomicBool::new(is_full),
             started_empty: why,
@@ -392,9 +400,17 @@ impl Log {
         (self.records.load(Relaxed), self.live.load(Relaxed) * UNIT as u64)
     }
 
-    /// Whether there is room for records that may not be forgotten.
-    pub fn may_keep(&self) -> bool {
-        self.live().1 < self.shape.bytes() / 100 * KEPT_PERCENT
+    /// Whether there is room for records that may not be forgotten: all, or those without a deadline. If
+    /// not, the writer looks for some that have ended.
+    pub fn may_keep(&self, all: bool) -> bool {
+        let kept = if all { &self.live } else { &self.lasting }.load(Relaxed) * UNIT as u64;
+        // One segment is always empty.
+        let usable = self.shape.bytes() - self.shape.segment_bytes as u64;
+        let may = kept + (self.queue.len().1 as u64) < usable / 100 * KEPT_PERCENT;
+        if !may {
+            self.wants_room.store(true, Relaxed);
+        }
+        may
     }
 
     /// Whether an entry's record fits. One that is longer than a segment takes the place of whole
@@ -402,7 +418,7 @@ impl Log {
     pub fn fits(&self, entry: Entry<'_>, keeps: bool) -> bool {
         let bytes = record::size(entry.key().len(), entry.value().len(), &entry.meta());
         let most =
-            if keeps { self.shape.segment_bytes / 2 } else { self.shape.bytes() as usize / 4 };
+            if keeps { self.shape.segment_bytes / 8 } else { self.shape.bytes() as usize / 4 };
         bytes <= most
     }
 
@@ -410,6 +426,9 @@ impl Log {
     pub(super) fn validate(&self, slot: Slot) {
         self.state.set_valid(slot.place());
         self.live.fetch_add(slot.units(), Relaxed);
+        if !slot.has(slot::VOLATILE) {
+            self.lasting.fetch_add(slot.units(), Relaxed);
+        }
         self.records.fetch_add(1, Relaxed);
     }
 
@@ -420,14 +439,18 @@ impl Log {
         if !slot.has(slot::QUEUED) {
             self.state.set_invalid(slot.place());
             self.live.fetch_sub(slot.units(), Relaxed);
+            if !slot.has(slot::VOLATILE) {
+                self.lasting.fetch_sub(slot.units(), Relaxed);
+            }
             self.records.fetch_sub(1, Relaxed);
         }
     }
 
     /// Notes that an index with so many records, and units, was dropped; no database has these contents
     /// any more.
-    pub fn note_dropped(&self, (records, units): (u64, u64)) {
+    pub fn note_dropped(&self, (records, units, lasting): (u64, u64, u64)) {
         self.live.fetch_sub(units, Relaxed);
+        self.lasting.fetch_sub(lasting, Relaxed);
         self.records.fetch_sub(records, Relaxed);
     }
 
@@ -503,6 +526,9 @@ impl Log {
         start: u64,
         bytes: usize,
     ) -> io::Result<&'a [u8]> {
+        if start >= self.shape.bytes() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         let first = start / PAGE as u64 * PAGE as u64;
         let end = (start + bytes as u64).min(self.shape.bytes()).next_multiple_of(PAGE as u64);
         let len = (end - first) as usize;

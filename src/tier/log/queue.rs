@@ -102,10 +102,11 @@ impl Queue {
         let Permit(number) = permit;
         let size = entry.get().size();
         self.bytes.fetch_add(size, Relaxed);
+        let counted = size.min(u32::MAX as usize);
         *self.entries[number as usize].lock() = Some(entry);
-        let pushed = self.waiting.push(Demotion { number, keyspace, hash, size: size as u32 });
+        let pushed = self.waiting.push(Demotion { number, keyspace, hash, size: counted as u32 });
         debug_assert!(pushed.is_ok(), "there is a place for each number");
-        if self.untaken.fetch_add(size, Relaxed) + size >= self.enough {
+        if self.untaken.fetch_add(counted, Relaxed) + counted >= self.enough {
             self.rouse();
         }
         number
@@ -113,7 +114,12 @@ impl Queue {
 
     /// The entry of a number.
     pub fn get(&self, number: u32) -> Option<EntryRef> {
-        self.entries[number as usize].lock().as_ref().and_then(EntryRef::try_clone)
+        let entry = self.entries[number as usize].lock();
+        let copy = |entry: &EntryRef| {
+            let view = entry.get();
+            EntryRef::new(view.key(), &[view.value()], &view.meta())
+        };
+        entry.as_ref().map(|entry| entry.try_clone().unwrap_or_else(|| copy(entry)))
     }
 
     /// The next entry to be written.

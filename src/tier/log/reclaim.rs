@@ -3,13 +3,13 @@
 use std::io;
 
 use super::{
-    super::{disk::PAGE, memory::Memory},
+    super::{disk::PAGE, entry::EntryRef, memory::Memory, shelf::is_live},
     UNIT, add,
     contents::Item,
     record,
     slot::{HOT, RESIDENT, VOLATILE},
     state::Kind,
-    writer::Writer,
+    writer::{Writer, record_bytes},
 };
 
 /// Hot records may take so much of a segment, in percent, to be written again.
@@ -26,7 +26,7 @@ impl Writer {
             let Some(slot) = memory.record_of(&item) else { continue };
             let is_kept = memory.keeps(slot.has(VOLATILE));
             let is_hot = slot.has(HOT) && !slot.has(RESIDENT) && slot.bytes() <= budget;
-            if !(is_kept || is_hot) || !self.has_room(slot.bytes()) {
+            if !is_kept && !is_hot {
                 memory.drop_record(item.keyspace, item.hash, item.slot);
                 add(&self.log.counters.forgotten, 1);
                 continue;
@@ -72,7 +72,9 @@ impl Writer {
             }
         };
         self.reads = reads;
-        let Some(entry) = entry else {
+        let has_ended = |entry: &EntryRef| !is_live(entry.get(), crate::clock::micros() / 1_000);
+        let room = |entry: &EntryRef| self.has_room(record_bytes(entry));
+        let Some(entry) = entry.filter(|entry| room(entry) && !has_ended(entry)) else {
             memory.drop_record(item.keyspace, item.hash, item.slot);
             return;
         };

@@ -201,6 +201,11 @@ impl State {
         self.put(0, MAGIC);
     }
 
+    /// Makes all of it useless: whoever finds it starts from nothing.
+    pub fn forget(&self) {
+        self.word(0).store(0, SeqCst);
+    }
+
     /// Notes, durably, that it is in use: from here on a power loss shows.
     pub fn begin(&self) -> io::Result<()> {
         let boot = boot_id();

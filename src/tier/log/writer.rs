@@ -9,7 +9,10 @@
 //! a few times, what was to be written is let go and the segment is left as it is; where nothing may be
 //! forgotten it is tried for ever.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use super::{
     super::{
@@ -58,6 +61,8 @@ pub struct Writer {
     buffer: Buffer,
     filled: usize,
     failures: u32,
+    /// Whether what is written is one record longer than a segment: it begins again after a failure.
+    is_long: bool,
     /// The demotion that failed to be written.
     again: Option<Demotion>,
     /// The segment that is being reclaimed.
@@ -73,6 +78,7 @@ impl Writer {
             buffer: Buffer::zeroed(2 * log.chunk),
             filled: 0,
             failures: 0,
+            is_long: false,
             again: None,
             reclaiming: None,
             reads: Buffer::zeroed(PAGE),
@@ -110,6 +116,8 @@ impl Writer {
             self.send(memory)?;
         }
         if let Some(segment) = self.reclaiming {
+            // What was put there before an error is not to be put there twice.
+            self.send_all(memory)?;
             self.reclaim(memory, segment)?;
             self.reclaiming = None;
         }
@@ -122,6 +130,11 @@ impl Writer {
         }
         if all {
             self.send_all(memory)?;
+        }
+        if count == 0 && self.log.wants_room.swap(false, Relaxed) {
+            // Some of the oldest may have ended.
+            self.seal(memory)?;
+            self.begin(memory)?;
         }
         Ok(count)
     }
@@ -231,7 +244,7 @@ impl Writer {
         let start = (open.first * self.log.shape.segment_bytes) as u64 + open.written;
         if let Err(error) = self.log.write(&self.buffer[..whole], start) {
             self.failures += 1;
-            if self.failures >= TRIES && !memory.keeps_all() {
+            if self.failures >= TRIES && !memory.keeps_all() && !self.is_long {
                 self.give_up(memory);
             }
             return Err(error);
@@ -273,11 +286,14 @@ impl Writer {
     /// Begins another segment if the record doesn't fit into this one.
     fn make_room(&mut self, memory: &Memory, bytes: usize) -> io::Result<()> {
         // What survives of the segment behind takes room in the new one too.
-        while !self.has_room(bytes) {
+        for _ in 0..self.log.shape.segments {
+            if self.has_room(bytes) {
+                return Ok(());
+            }
             self.seal(memory)?;
             self.begin(memory)?;
         }
-        Ok(())
+        Err(io::ErrorKind::StorageFull.into())
     }
 
     /// Ends a segment: writes its table.
@@ -339,11 +355,21 @@ impl Writer {
             }
         }
         self.open(first, run, true);
+        self.is_long = true;
         let written = self.write_parts(memory, keyspace, hash, from, entry);
+        self.is_long = false;
         if written.is_err() {
             self.open = None;
             self.filled = 0;
-            self.forget(memory, first)?;
+            for segment in first..first + run {
+                self.forget(memory, segment)?;
+            }
+            if self.failures >= TRIES {
+                self.failures = 0;
+                memory.drop_record(keyspace, hash, from);
+                self.log.let_go(from);
+                return Ok(());
+            }
         }
         written
     }
@@ -406,7 +432,8 @@ impl Writer {
     }
 }
 
-fn record_bytes(entry: &EntryRef) -> usize {
+/// Bytes of an entry's record.
+pub(super) fn record_bytes(entry: &EntryRef) -> usize {
     let entry = entry.get();
     record::size(entry.key().len(), entry.value().len(), &entry.meta())
 }
