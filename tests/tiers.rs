@@ -227,3 +227,29 @@ fn nothing_is_forgotten_without_leave() {
         redis::cmd("SET").arg("key:new").arg("v").exec(&mut connection).is_ok()
     });
 }
+
+/// Where nothing may be forgotten, records that have ended make room, and so does what has a deadline under
+/// a policy that lets it go.
+#[test]
+fn a_full_disk_gets_room_from_what_has_ended() {
+    for (policy, ttl) in [("noeviction", 2_000), ("volatile-lru", 1_000_000)] {
+        let flags = ["--memory", "2mb", "--disk-size", "8mb", "--maxmemory-policy", policy];
+        let server = Server::start(&flags);
+        let mut connection = server.connect();
+        let mut set = |number: usize| {
+            redis::cmd("SET")
+                .arg(format!("key:{number}"))
+                .arg(value(number))
+                .arg("PX")
+                .arg(ttl)
+                .exec(&mut connection)
+        };
+        let refused = (0..20_000).find(|number| set(*number).is_err());
+        assert_eq!(refused.is_some(), policy == "noeviction", "{policy}: {refused:?}");
+        eventually("writes go on", || set(20_001).is_ok());
+        // Not only one.
+        for number in 30_000..31_000 {
+            eventually("writes go on", || set(number).is_ok());
+        }
+    }
+}

@@ -180,3 +180,27 @@ fn a_tier_that_was_left_out_is_not_believed_again() {
         assert_eq!(found, Value::Nil, "{first:?} {between:?}");
     }
 }
+
+/// Where nothing may be forgotten, a restart forgets nothing, though memory is nearly full.
+#[test]
+fn noeviction_keeps_all_over_a_restart() {
+    let flags = &["--memory", "4mb", "--maxmemory-policy", "noeviction"];
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = Server::start_in(dir.path(), flags);
+    let mut connection = server.connect();
+    let mut count = 0;
+    let set = |connection: &mut redis::Connection, number: usize| {
+        redis::cmd("SET").arg(format!("key:{number}")).arg(value(number)).exec(connection)
+    };
+    while set(&mut connection, count).is_ok() {
+        count += 1;
+    }
+    let server = restarted(dir.path(), server, flags);
+    eventually("the snapshot has served", || !dir.path().join("warm").exists());
+    let mut connection = server.connect();
+    assert_eq!(ask(&mut connection, "DBSIZE"), Ok(Value::Int(count as i64)));
+    for number in 0..count {
+        let found = ask(&mut connection, &format!("GET key:{number}"));
+        assert_eq!(found, Ok(bulk(value(number))));
+    }
+}
