@@ -440,6 +440,7 @@ async fn stale_bytes_of_a_reused_segment_never_pass() {
         for key in 0..4 * KEYS {
             if key.is_multiple_of(16) {
                 // What finds no room in the queue would be let go.
+                tiers.log().queue.rouse();
                 eventually(|| tiers.log().queue.len().0 == 0).await;
             }
             let key = format!("key:{key}");
