@@ -4,12 +4,14 @@
 //! and without its loop; the difference divided by the loop's length is what one takes. Counts are steady
 //! where times are not: the same binary gives the same figures on a busy machine.
 
+mod common;
+
 use std::{path::Path, process::Command, sync::Arc};
 
+use common::hot_path::HotPath;
 use larder::{
-    command::{self, Args, Session, session::Client},
+    command::{Session, session::Client},
     config::Config,
-    protocol::{Batch, Limits, Output, Scanner},
     server::Server,
 };
 
@@ -96,40 +98,6 @@ fn session(server: &Server) -> Session {
     let mut session = Session::new(shared, Arc::new(client), stats);
     session.now = session.cache().clock().now();
     session
-}
-
-/// What a connection does with a buffer, without its socket.
-#[derive(Default)]
-struct HotPath {
-    scanner: Scanner,
-    batch: Batch,
-    found: Vec<command::Found>,
-    out: Output,
-}
-
-impl HotPath {
-    #[inline(never)]
-    fn step(&mut self, session: &mut Session, requests: &mut [u8], runs: bool) {
-        let limits = Limits::authenticated(512 << 20);
-        let Self { scanner, batch, found, out } = self;
-        batch.clear();
-        found.clear();
-        let scanned = scanner.scan(requests, &limits, batch).expect("well-formed");
-        assert_eq!(scanned.consumed, requests.len());
-        if !runs {
-            return;
-        }
-        let all = 0..batch.len();
-        command::prepare(session, requests, batch, all.clone(), found);
-        command::load_first(session, found);
-        for at in all {
-            command::load_ahead(session, found, at);
-            let args = Args::new(requests, batch.args(&batch.requests[at]));
-            command::dispatch(session, found[at].entry, args, out);
-        }
-        assert!(!out.is_empty());
-        out.clear();
-    }
 }
 
 fn get(number: usize) -> Vec<u8> {

@@ -11,6 +11,7 @@ use std::{io, process::Command, process::ExitCode, sync::Arc};
 
 use common::{
     flags::Flags,
+    hot_path::HotPath,
     launch::{report, run_as_child},
     load::{Drive, Load, measure},
     proc,
@@ -20,9 +21,8 @@ use common::{
     zipf::{Rng, Zipf, permuted},
 };
 use larder::{
-    command::{self, Args, Session, session::Client},
+    command::{Session, session::Client},
     config::Config,
-    protocol::{Batch, Limits, Output, Scanner},
 };
 
 const OPTIONS: &[(&str, &str)] = &[
@@ -158,7 +158,7 @@ fn run_part(traffic: usize, l1: bool, loops: u64) -> ! {
             "*3\r\n$3\r\nSET\r\n$16\r\nkey:{number:012}\r\n$128\r\n{}\r\n",
             "v".repeat(128)
         );
-        path.run(&mut session, &mut set.into_bytes());
+        path.step(&mut session, &mut set.into_bytes(), true);
     }
     if l1 {
         let local = shared.cache.local(shared.local_limit());
@@ -170,50 +170,14 @@ fn run_part(traffic: usize, l1: bool, loops: u64) -> ! {
         keys.by_ref().take(BATCH).flat_map(get).collect()
     };
     for _ in 0..WARM {
-        path.run(&mut session, &mut batch());
+        path.step(&mut session, &mut batch(), true);
     }
     for _ in 0..loops {
-        path.step(&mut session, &mut batch());
+        path.step(&mut session, &mut batch(), true);
     }
     let _ = std::fs::remove_dir_all(dir);
     // The server's threads need no drain.
     std::process::exit(0);
-}
-
-/// What a connection does with a buffer, without its socket.
-#[derive(Default)]
-struct HotPath {
-    scanner: Scanner,
-    batch: Batch,
-    found: Vec<command::Found>,
-    out: Output,
-}
-
-impl HotPath {
-    /// What is counted.
-    #[inline(never)]
-    fn step(&mut self, session: &mut Session, requests: &mut [u8]) {
-        self.run(session, requests);
-    }
-
-    fn run(&mut self, session: &mut Session, requests: &mut [u8]) {
-        let limits = Limits::authenticated(512 << 20);
-        let Self { scanner, batch, found, out } = self;
-        batch.clear();
-        found.clear();
-        let scanned = scanner.scan(requests, &limits, batch).expect("well-formed");
-        assert_eq!(scanned.consumed, requests.len());
-        let all = 0..batch.len();
-        command::prepare(session, requests, batch, all.clone(), found);
-        command::load_first(session, found);
-        for at in all {
-            command::load_ahead(session, found, at);
-            let args = Args::new(requests, batch.args(&batch.requests[at]));
-            command::dispatch(session, found[at].entry, args, out);
-        }
-        assert!(!out.is_empty());
-        out.clear();
-    }
 }
 
 fn print_cpu(flags: &Flags) -> io::Result<()> {

@@ -40,6 +40,13 @@ fn all_are_there(connection: &mut redis::Connection) {
     }
 }
 
+/// A server that was filled, stopped and started again.
+fn filled_and_restarted(dir: &Path, flags: &[&str]) -> Server {
+    let server = Server::start_in(dir, flags);
+    fill(&mut server.connect());
+    restarted(dir, server, flags)
+}
+
 fn restarted(dir: &Path, mut server: Server, flags: &[&str]) -> Server {
     assert_eq!(server.stop(), Some(0));
     Server::start_in(dir, flags)
@@ -50,9 +57,7 @@ fn restarted(dir: &Path, mut server: Server, flags: &[&str]) -> Server {
 fn memory_comes_back_after_a_clean_stop() {
     for flags in [&["--memory", "64mb"][..], DISK] {
         let dir = tempfile::tempdir().expect("a directory");
-        let server = Server::start_in(dir.path(), flags);
-        fill(&mut server.connect());
-        let server = restarted(dir.path(), server, flags);
+        let server = filled_and_restarted(dir.path(), flags);
         let mut connection = server.connect();
         assert_eq!(ask(&mut connection, "DBSIZE"), Ok(Value::Int(KEYS as i64)), "{flags:?}");
         all_are_there(&mut connection);
@@ -73,9 +78,7 @@ fn memory_comes_back_after_a_clean_stop() {
 fn an_old_snapshot_brings_nothing_back() {
     for flags in [&["--memory", "64mb"][..], DISK] {
         let dir = tempfile::tempdir().expect("a directory");
-        let server = Server::start_in(dir.path(), flags);
-        fill(&mut server.connect());
-        let mut server = restarted(dir.path(), server, flags);
+        let mut server = filled_and_restarted(dir.path(), flags);
         // While the snapshot still comes back.
         let mut connection = server.connect();
         let started = Instant::now();
@@ -118,9 +121,7 @@ fn an_old_snapshot_brings_nothing_back() {
 fn what_was_flushed_stays_away() {
     for flags in [&["--memory", "64mb"][..], DISK] {
         let dir = tempfile::tempdir().expect("a directory");
-        let server = Server::start_in(dir.path(), flags);
-        fill(&mut server.connect());
-        let mut server = restarted(dir.path(), server, flags);
+        let mut server = filled_and_restarted(dir.path(), flags);
         let mut connection = server.connect();
         check(
             &mut connection,

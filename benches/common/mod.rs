@@ -16,6 +16,7 @@ pub mod fill;
 pub mod flags;
 pub mod floor;
 pub mod histogram;
+pub mod hot_path;
 pub mod launch;
 pub mod load;
 pub mod proc;

@@ -171,17 +171,20 @@ impl Inner {
         let patience = self.disk_patience(writes);
         let mut skips_disk = false;
         loop {
-            let (mut landing, is_ours) = self.board(pin.db, &pin.key, pin.hash, skips_disk);
+            let (mut landing, is_on_disk, is_ours) =
+                self.board(pin.db, &pin.key, pin.hash, skips_disk);
             let landed = landing.wait_for(Option::is_some);
             let landed = match patience {
                 Some(patience) if !skips_disk => {
                     let Ok(landed) = tokio::time::timeout(patience, landed).await else {
-                        // It may be the store that is slow; it has a limit of its own.
-                        self.note_slow_disk();
-                        if writes || !self.reads_through(pin.db, &pin.key) {
-                            return Err(FetchError::Disk);
-                        }
                         skips_disk = true;
+                        // If it is the store that is slow, that has a limit of its own.
+                        if is_on_disk.load(Relaxed) {
+                            self.note_slow_disk();
+                            if writes || !self.reads_through(pin.db, &pin.key) {
+                                return Err(FetchError::Disk);
+                            }
+                        }
                         continue;
                     };
                     landed
@@ -201,20 +204,22 @@ impl Inner {
         }
     }
 
-    /// Joins the flight for a key, or starts one; says whether it is a new one.
+    /// Joins the flight for a key, or starts one; says whether it looks into L3, and whether it is a new
+    /// one.
     fn board(
         self: &Arc<Self>,
         db: usize,
         key: &Bytes,
         hash: u64,
         skips_disk: bool,
-    ) -> (watch::Receiver<Landing>, bool) {
+    ) -> (watch::Receiver<Landing>, Arc<AtomicBool>, bool) {
         let place = self.flights.0.entry((db, key.clone()));
         if let Place::Occupied(place) = &place
             && self.may_join(place.get(), hash)
             && (!skips_disk || !place.get().is_on_disk.load(Relaxed))
         {
-            return (place.get().landing.clone(), false);
+            let Flight { landing, is_on_disk, .. } = place.get();
+            return (landing.clone(), is_on_disk.clone(), false);
         }
         let ticket = self.memory.ticket(db, hash);
         let (sender, landing) = watch::channel(None);
@@ -230,7 +235,8 @@ impl Inner {
             landing: sender,
         };
         // The map is let go before the task starts: one that can't start ends its flight at once.
-        drop(place.insert(Flight { ticket, landing: landing.clone(), is_on_disk }));
+        let flight = Flight { ticket, landing: landing.clone(), is_on_disk: is_on_disk.clone() };
+        drop(place.insert(flight));
         match &self.disk {
             Some(disk) if reads_disk => disk.fly(pilot),
             _ => {
@@ -238,7 +244,7 @@ impl Inner {
                 pilot.go_on_to_store(Ok(Found { entry: None, known }));
             }
         }
-        (landing, true)
+        (landing, is_on_disk, true)
     }
 
     /// Whether what a flight brings is for later askers too: it lives, it has not failed, and no write

@@ -10,7 +10,7 @@ use std::{io, mem, ops::Range, rc::Rc, sync::atomic::Ordering::Relaxed, time::Du
 use super::outbox::Channel;
 use crate::{
     cache::charge::Charge,
-    command::{self, Args, Errand, Found, Next, Session, session::After},
+    command::{self, Args, Errand, Found, Next, Session, session::After, table::Entry},
     error::ProtocolError,
     protocol::{Batch, Limits, Output, Request, Scanned, Scanner},
 };
@@ -310,20 +310,15 @@ impl Connection {
         found: &[Found],
         mut end: usize,
     ) -> (Step, usize) {
+        let session = &self.session;
+        let is_read = command::may_run_ahead(session, first.found, first.args.get());
+        let most = if is_read { RUN - 1 } else { 0 };
         let mut errands = vec![first];
-        for (request, found) in rest.iter().zip(found).take(RUN - 1) {
+        for (request, found) in rest.iter().zip(found).take(most) {
             let args = Args::new(buf, batch.args(request));
-            let both = [
-                errands[0].found,
-                match found.entry {
-                    Some(entry) => entry,
-                    None => break,
-                },
-            ];
-            if !both.iter().all(|entry| command::may_run_ahead(&self.session, entry, args)) {
-                break;
-            }
-            errands.push(Errand { found: both[1], args: args.to_owned() });
+            let is_read = |found: &&Entry| command::may_run_ahead(session, found, args);
+            let Some(found) = found.entry.filter(is_read) else { break };
+            errands.push(Errand { found, args: args.to_owned() });
             end = request.end as usize;
         }
         (Step::Below(errands), end)

@@ -54,7 +54,7 @@ pub struct Below {
 }
 
 impl Memory {
-    /// Whether the policy lets a key be forgotten to make room.
+    /// Whether the policy doesn't let a key, with a deadline or without, be forgotten to make room.
     pub fn keeps(&self, volatile: bool) -> bool {
         match self.rules().eviction() {
             Eviction::Noeviction => true,
@@ -284,10 +284,8 @@ impl Memory {
         let Some(log) = self.log() else { return Ok(()) };
         let Some(permit) = log.queue.reserve() else { return Err(entry) };
         let view = entry.get();
-        let (hash, stripe) = {
-            let hash = self.hash(view.key());
-            (hash, self.stripe_of(hash))
-        };
+        let hash = self.hash(view.key());
+        let stripe = self.stripe_of(hash);
         let mut core = self.lock(stripe);
         // Since it was looked for it may have been replaced.
         if view.is_dead() || stays && view.is_stored() {

@@ -42,6 +42,22 @@ fn down() -> StoreError {
     StoreError::Down("unplugged".into())
 }
 
+/// Carries a command out as dispatch does: an attempt, and below if need be.
+async fn carry_out(
+    cache: &Cache,
+    job: &Job<'_>,
+    run: &mut impl FnMut(&mut Tx<'_>) -> Result<(), Stop>,
+) -> Result<(), String> {
+    let ended = match cache.attempt(job, &mut *run) {
+        Ok(()) => Ok(()),
+        Err(Refusal::Client(error)) => Err(error),
+        Err(Refusal::Below | Refusal::Busy) => {
+            cache.go_below(job, &mut Ahead::default(), run).await
+        }
+    };
+    ended.map_err(|error| error.text().to_owned())
+}
+
 impl Bench {
     fn new() -> Self {
         Self::with(store::memory(), Options { limit: 16 << 20, ..Options::default() })
@@ -101,14 +117,7 @@ impl Bench {
         };
         let mut result = None;
         let mut run = |tx: &mut Tx<'_>| command(tx).map(|value| result = Some(value));
-        let ended = match self.cache.attempt(&job, &mut run) {
-            Ok(()) => Ok(()),
-            Err(Refusal::Client(error)) => Err(error),
-            Err(Refusal::Below | Refusal::Busy) => {
-                self.cache.go_below(&job, &mut Ahead::default(), &mut run).await
-            }
-        };
-        ended.map_err(|error| error.text().to_owned())?;
+        carry_out(&self.cache, &job, &mut run).await?;
         Ok(result.expect("the command ran"))
     }
 

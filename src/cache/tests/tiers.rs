@@ -67,14 +67,7 @@ impl Tiers {
         };
         let mut result = None;
         let mut run = |tx: &mut Tx<'_>| command(tx, key).map(|value| result = Some(value));
-        let ended = match self.cache.attempt(&job, &mut run) {
-            Ok(()) => Ok(()),
-            Err(Refusal::Client(error)) => Err(error),
-            Err(Refusal::Below | Refusal::Busy) => {
-                self.cache.go_below(&job, &mut Ahead::default(), &mut run).await
-            }
-        };
-        ended.map_err(|error| error.text().to_owned())?;
+        carry_out(&self.cache, &job, &mut run).await?;
         Ok(result.expect("the command ran"))
     }
 

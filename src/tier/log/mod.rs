@@ -16,8 +16,8 @@
 //! neither lose an invalidation nor bring back a record whose index entry was dropped.
 //!
 //! **Reclaim.** When the log is full the oldest segment makes room: records that were hit since they were
-//! written go back to the queue, up to a small share; the others are forgotten, unless the eviction
-//! policy says that they may not be: then they are written again, all of them.
+//! written are written again, up to a small share; the others are forgotten, unless the eviction policy
+//! says that they may not be: then they are written again, all of them.
 //!
 //! Nothing here starts a thread: [`writer::Writer::step`] and [`Log::read`] do their work when they are
 //! called, by the cache's threads, by a test, or by a simulation.

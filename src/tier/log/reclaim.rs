@@ -3,7 +3,7 @@
 use std::io;
 
 use super::{
-    super::{disk::PAGE, entry::EntryRef, memory::Memory, shelf::is_live},
+    super::{entry::EntryRef, memory::Memory, shelf::is_live},
     UNIT, add,
     contents::Item,
     record,
@@ -53,12 +53,11 @@ impl Writer {
     fn write_again(&mut self, memory: &Memory, item: &Item) {
         let log = self.log.clone();
         let (generation, _) = log.state().segment(log.segment_of(item.slot.place()));
-        let mut reads = std::mem::replace(&mut self.reads, super::Buffer::zeroed(PAGE));
-        let bytes = log.read_bytes(&mut reads, item.slot.place() * UNIT as u64, item.slot.bytes());
+        let start = item.slot.place() * UNIT as u64;
+        let bytes = log.read_bytes(&mut self.reads, start, item.slot.bytes());
         let entry = match bytes.map(record::read) {
             Ok(Ok(record))
-                if record.head.generation == generation
-                    && super::hash(&log.hasher(), record.key) == item.hash =>
+                if record.head.generation == generation && memory.hash(record.key) == item.hash =>
             {
                 Some(record.entry(None))
             }
@@ -71,26 +70,24 @@ impl Writer {
                 None
             }
         };
-        self.reads = reads;
         let has_ended = |entry: &EntryRef| !is_live(entry.get(), crate::clock::micros() / 1_000);
         let room = |entry: &EntryRef| self.has_room(record_bytes(entry));
         let Some(entry) = entry.filter(|entry| room(entry) && !has_ended(entry)) else {
             memory.drop_record(item.keyspace, item.hash, item.slot);
             return;
         };
-        let bytes = self.put(item.keyspace, item.hash, item.slot, &entry);
+        self.put(item.keyspace, item.hash, item.slot, &entry);
         add(&log.counters.reinserted, 1);
-        add(&log.counters.reinserted_bytes, bytes as u64);
+        add(&log.counters.reinserted_bytes, record_bytes(&entry) as u64);
     }
 
     /// Empties a segment without a second chance for anything.
-    pub(super) fn forget(&mut self, memory: &Memory, segment: usize) -> io::Result<()> {
+    pub(super) fn forget(&self, memory: &Memory, segment: usize) {
         for item in self.items_of(memory, segment) {
             memory.drop_record(item.keyspace, item.hash, item.slot);
             add(&self.log.counters.forgotten, 1);
         }
         self.empty(memory, segment);
-        Ok(())
     }
 
     fn empty(&self, memory: &Memory, segment: usize) {

@@ -62,7 +62,7 @@ pub struct Writer {
     filled: usize,
     failures: u32,
     /// Whether what is written is one record longer than a segment: it begins again after a failure.
-    is_long: bool,
+    writes_long: bool,
     /// The demotion that failed to be written.
     again: Option<Demotion>,
     /// The segment that is being reclaimed.
@@ -78,7 +78,7 @@ impl Writer {
             buffer: Buffer::zeroed(2 * log.chunk),
             filled: 0,
             failures: 0,
-            is_long: false,
+            writes_long: false,
             again: None,
             reclaiming: None,
             reads: Buffer::zeroed(PAGE),
@@ -153,14 +153,12 @@ impl Writer {
         let begun = if self.is_long(bytes) {
             self.write_long(memory, keyspace, hash, from, &entry)
         } else {
-            self.make_room(memory, bytes)
+            let room = self.make_room(memory, bytes);
+            room.map(|()| self.put(keyspace, hash, from, &entry))
         };
         if let Err(error) = begun {
             self.again = Some(demotion);
             return Err(error);
-        }
-        if !self.is_long(bytes) {
-            self.put(keyspace, hash, from, &entry);
         }
         if self.filled >= self.log.chunk {
             self.send(memory)?;
@@ -182,13 +180,11 @@ impl Writer {
     }
 
     /// Puts one record, for which there is room, behind the last; the index has it as `from`.
-    pub(super) fn put(&mut self, keyspace: u32, hash: u64, from: Slot, entry: &EntryRef) -> usize {
-        let bytes = record_bytes(entry);
-        let Some((beginning, padding)) = self.note(keyspace, hash, from, entry) else { return 0 };
+    pub(super) fn put(&mut self, keyspace: u32, hash: u64, from: Slot, entry: &EntryRef) {
+        let Some((beginning, padding)) = self.note(keyspace, hash, from, entry) else { return };
         for part in [&beginning[..], entry.get().value(), &[0; UNIT][..padding]] {
             self.append(part);
         }
-        bytes
     }
 
     /// Notes a record that begins where the last one ends; returns its bytes before the value and how
@@ -244,7 +240,7 @@ impl Writer {
         let start = (open.first * self.log.shape.segment_bytes) as u64 + open.written;
         if let Err(error) = self.log.write(&self.buffer[..whole], start) {
             self.failures += 1;
-            if self.failures >= TRIES && !memory.keeps_all() && !self.is_long {
+            if self.failures >= TRIES && !memory.keeps_all() && !self.writes_long {
                 self.give_up(memory);
             }
             return Err(error);
@@ -320,7 +316,7 @@ impl Writer {
         let first = self.log.state.next_segment();
         if self.log.state.segment(first).1 != Kind::Empty {
             // After an end at a bad moment.
-            self.forget(memory, first)?;
+            self.forget(memory, first);
         }
         self.open(first, 1, false);
         let behind = (first + 1) % self.log.shape.segments;
@@ -351,19 +347,17 @@ impl Writer {
         for segment in (first..=first + run).map(|segment| segment % shape.segments) {
             if self.log.state.segment(segment).1 != Kind::Empty {
                 self.log.set_full();
-                self.forget(memory, segment)?;
+                self.forget(memory, segment);
             }
         }
         self.open(first, run, true);
-        self.is_long = true;
+        self.writes_long = true;
         let written = self.write_parts(memory, keyspace, hash, from, entry);
-        self.is_long = false;
+        self.writes_long = false;
         if written.is_err() {
             self.open = None;
             self.filled = 0;
-            for segment in first..first + run {
-                self.forget(memory, segment)?;
-            }
+            (first..first + run).for_each(|segment| self.forget(memory, segment));
             if self.failures >= TRIES {
                 self.failures = 0;
                 memory.drop_record(keyspace, hash, from);
