@@ -183,7 +183,8 @@ fn run_part(traffic: usize, l1: bool, loops: u64) -> ! {
 fn print_cpu(flags: &Flags) -> io::Result<()> {
     let rounds: usize = flags.get("rounds", 20)?;
     let pipeline: usize = flags.get("pipeline", 16)?;
-    let setup = |flags| Setup { cores: &[0, 1], memory_gib: 1, workers: 2, flags };
+    let setup =
+        |flags| Setup { cores: &[0, 1], memory_mib: 1024, workers: 2, flags, ..Setup::default() };
     let mut load = Load::asked(flags, pipeline)?;
     load.duration = std::time::Duration::from_secs_f64(flags.get("seconds", 1.0)?);
     let mut rows = Vec::new();

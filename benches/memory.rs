@@ -100,7 +100,7 @@ fn row(name: &str, costs: &[f64], first: &[f64], shape: Shape) -> Vec<String> {
 
 /// What a key costs a fresh server, in bytes; `None` if there is no such server.
 fn cost(name: &str, count: u64, shape: Shape) -> io::Result<Option<f64>> {
-    let setup = Setup { cores: &[0, 1], memory_gib: 6, workers: 1, flags: &[] };
+    let setup = Setup { cores: &[0, 1], memory_mib: 6144, ..Setup::default() };
     let Some(server) = Server::start(name, &setup)? else { return Ok(None) };
     let mut socket = connect(server.port())?;
     ask(&mut socket, b"*1\r\n$4\r\nPING\r\n", b"+PONG\r\n")?;

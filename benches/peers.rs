@@ -128,7 +128,7 @@ fn run_rounds(flags: &Flags, entrants: &mut [Entrant], pipelines: &[usize]) -> i
 fn start(entrants: &[Entrant], keys: u64, round: usize) -> io::Result<Vec<(usize, Server)>> {
     let mut servers = Vec::new();
     for index in order(entrants.len(), round) {
-        let setup = Setup { cores: &[0], memory_gib: 2, workers: 1, flags: &[] };
+        let setup = Setup { memory_mib: 2048, ..Setup::default() };
         let Some(server) = Server::start(&entrants[index].name, &setup)? else { continue };
         server.load_keys(keys)?;
         servers.push((index, server));

@@ -13,7 +13,7 @@ use std::{
 
 use rustix::{buffer::spare_capacity, event::epoll};
 
-use super::wire::{Dialect, key};
+use super::wire::{Dialect, VALUE_LEN, key};
 
 /// What one read may bring.
 const READ: usize = 64 * 1024;
@@ -58,7 +58,7 @@ impl Floor {
     fn new(listener: TcpListener) -> io::Result<Self> {
         let (mut request, mut reply) = (Vec::new(), Vec::new());
         Dialect::Constant.push_get(&key(0), &mut request);
-        Dialect::Constant.push_hit(&key(0), &mut reply);
+        Dialect::Constant.push_hit(&key(0), VALUE_LEN, &mut reply);
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let mark = epoll::EventData::new_u64(LISTENER);
         epoll::add(&epoll, &listener, mark, epoll::EventFlags::IN)?;

@@ -24,12 +24,12 @@ use super::{
     launch::pin,
     proc::Cpu,
     server::Server,
-    wire::Stream,
+    wire::{Checked, Stream},
 };
 
 /// The longest pipeline: its replies fit one read with room to spare.
 pub const MAX_PIPELINE: usize = 256;
-/// What one read may bring.
+/// What one read may bring, if a batch's replies aren't longer.
 const READ: usize = 64 * 1024;
 
 /// How much load, for how long.
@@ -69,8 +69,10 @@ pub struct Drive<'a> {
 
 /// What a measurement found.
 pub struct Sample {
-    /// Requests answered.
+    /// Requests answered, but for GETs that found nothing.
     pub operations: u64,
+    /// GETs that found nothing.
+    pub misses: u64,
     /// In this many seconds.
     pub seconds: f64,
     /// CPU time of the servers.
@@ -102,6 +104,8 @@ impl Sample {
 struct Gauge {
     /// Requests answered so far.
     operations: AtomicU64,
+    /// How many of them found nothing.
+    misses: AtomicU64,
     /// Latencies count.
     recording: AtomicBool,
     /// No more batches.
@@ -126,8 +130,10 @@ pub fn measure(drives: &[Drive<'_>], load: &Load) -> io::Result<Sample> {
             latency.merge(&generator.join().expect("a generator doesn't panic")?);
         }
         let (before, after) = readings?;
+        let misses = after.misses - before.misses;
         Ok(Sample {
-            operations: (after.operations - before.operations).max(1),
+            operations: (after.operations - before.operations - misses).max(1),
+            misses,
             seconds: (after.at - before.at).as_secs_f64(),
             cpu: after.cpu - before.cpu,
             latency,
@@ -139,6 +145,7 @@ pub fn measure(drives: &[Drive<'_>], load: &Load) -> io::Result<Sample> {
 struct Reading {
     at: Instant,
     operations: u64,
+    misses: u64,
     cpu: Cpu,
 }
 
@@ -155,12 +162,15 @@ fn observe(drives: &[Drive<'_>], gauges: &[Gauge], load: &Load) -> io::Result<(R
 }
 
 fn read(drives: &[Drive<'_>], gauges: &[Gauge]) -> io::Result<Reading> {
-    let operations = gauges.iter().map(|gauge| gauge.operations.load(Relaxed)).sum();
+    let sum =
+        |of: fn(&Gauge) -> &AtomicU64| gauges.iter().map(|gauge| of(gauge).load(Relaxed)).sum();
+    let operations = sum(|gauge| &gauge.operations);
+    let misses = sum(|gauge| &gauge.misses);
     let mut servers: Vec<&Server> = drives.iter().map(|drive| drive.server).collect();
     servers.sort_by_key(|server| server.port());
     servers.dedup_by_key(|server| server.port());
     let cpu = servers.into_iter().map(Server::cpu).sum::<io::Result<Cpu>>()?;
-    Ok(Reading { at: Instant::now(), operations, cpu })
+    Ok(Reading { at: Instant::now(), operations, misses, cpu })
 }
 
 /// A generator's thread.
@@ -192,6 +202,8 @@ struct Connection {
     /// The beginning of a reply.
     tail: Vec<u8>,
     sent_at: Instant,
+    /// GETs of the batch that found nothing.
+    misses: u64,
 }
 
 impl<'a> Generator<'a> {
@@ -208,7 +220,8 @@ impl<'a> Generator<'a> {
         }
         // Every measurement begins at the first request: all servers are asked for the same keys.
         let (pipeline, stream) = (load.pipeline, drive.stream);
-        let (scratch, latency) = (vec![0; READ], Histogram::new());
+        let room = stream.reply_bytes(pipeline) + 1;
+        let (scratch, latency) = (vec![0; room.max(READ)], Histogram::new());
         Ok(Self { epoll, connections, stream, cursor: 0, pipeline, gauge, scratch, latency })
     }
 
@@ -244,8 +257,9 @@ impl<'a> Generator<'a> {
             self.latency.record(now - connection.sent_at);
         }
         // This thread alone writes it: no need for an atomic addition.
-        let operations = self.gauge.operations.load(Relaxed) + self.pipeline as u64;
-        self.gauge.operations.store(operations, Relaxed);
+        let add = |counter: &AtomicU64, more| counter.store(counter.load(Relaxed) + more, Relaxed);
+        add(&self.gauge.operations, self.pipeline as u64);
+        add(&self.gauge.misses, std::mem::take(&mut connection.misses));
         if self.gauge.stopped.load(Relaxed) {
             return Ok(true);
         }
@@ -273,7 +287,7 @@ impl Connection {
         let socket = connect(port)?;
         socket.set_nonblocking(true)?;
         let (tail, sent_at) = (Vec::new(), Instant::now());
-        Ok(Self { socket, pending: 0..0, unsent: None, tail, sent_at })
+        Ok(Self { socket, pending: 0..0, unsent: None, tail, sent_at, misses: 0 })
     }
 
     /// Writes what the socket takes of the unsent bytes.
@@ -304,7 +318,8 @@ impl Connection {
             Err(error) => return Err(error),
         };
         let replies = &scratch[..kept + read];
-        let used = stream.check(&mut self.pending, replies)?;
+        let Checked { used, misses } = stream.check(&mut self.pending, replies)?;
+        self.misses += misses;
         self.tail.clear();
         self.tail.extend_from_slice(&replies[used..]);
         Ok(self.pending.is_empty())

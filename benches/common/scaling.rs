@@ -42,7 +42,9 @@ struct Case<'a> {
 }
 
 fn compare_workers(flags: &Flags) -> io::Result<()> {
-    let start = |cores, workers| loaded(&Setup { cores, memory_gib: 2, workers, flags: &[] }, KEYS);
+    let start = |cores, workers| {
+        loaded(&Setup { cores, memory_mib: 2048, workers, ..Setup::default() }, KEYS)
+    };
     let Some(one) = start(&[0], 1)? else { return Ok(()) };
     let Some(two) = start(&[0, 1], 2)? else { return Ok(()) };
     let Some(other) = start(&[1], 1)? else { return Ok(()) };
@@ -66,7 +68,7 @@ fn compare_workers(flags: &Flags) -> io::Result<()> {
 fn compare_keys(flags: &Flags) -> io::Result<()> {
     let mut counts: Vec<u64> = flags.list("keys", "100000,1000000,10000000")?;
     counts.retain(|&keys| keys > 0);
-    let setup = Setup { cores: &[0], memory_gib: 4, workers: 1, flags: &[] };
+    let setup = Setup { cores: &[0], memory_mib: 4096, ..Setup::default() };
     let mut servers = Vec::new();
     for &keys in &counts {
         let Some(server) = loaded(&setup, keys)? else { return Ok(()) };

@@ -4,8 +4,9 @@
 use std::{
     env,
     ffi::OsStr,
-    io::{self, BufRead, BufReader},
+    io::{self, BufRead, BufReader, Read, Write},
     net::{Ipv4Addr, TcpListener},
+    ops::Range,
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
     sync::mpsc::{self, RecvTimeoutError},
@@ -19,11 +20,13 @@ use super::{
     fill::{connect, fill},
     launch,
     proc::{self, Cpu},
-    wire::{Dialect, VALUE_LEN, key},
+    wire::{Dialect, Stream, VALUE_LEN, key},
 };
 
 /// A server that doesn't listen after this long never will.
 const START: Duration = Duration::from_secs(20);
+/// GETs under way at once when all keys are asked for.
+const SWEEP: usize = 64;
 
 /// What a server is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,12 +90,21 @@ impl Kind {
 pub struct Setup<'a> {
     /// The cores a server may use.
     pub cores: &'a [usize],
-    /// Its memory in GiB, in `--memory` and memcached's `-m`.
-    pub memory_gib: u32,
-    /// Larder's `--workers`; the peers have one.
+    /// Its memory in MiB, in `--memory` and memcached's `-m`.
+    pub memory_mib: u32,
+    /// Larder's `--workers`, memcached's `-t`.
     pub workers: usize,
-    /// More of Larder's flags.
+    /// More of Larder's flags, or of the peer's.
     pub flags: &'a [&'a str],
+    /// The bytes of the values that are loaded.
+    pub value_len: usize,
+}
+
+impl Default for Setup<'_> {
+    fn default() -> Self {
+        let memory_mib = 1024;
+        Self { cores: &[0], memory_mib, workers: 1, flags: &[], value_len: VALUE_LEN }
+    }
 }
 
 /// A running server.
@@ -100,6 +112,7 @@ pub struct Server {
     name: String,
     kind: Kind,
     port: u16,
+    value_len: usize,
     child: Child,
     /// Larder's `--dir`, removed after the child is gone.
     _dir: Option<TempDir>,
@@ -118,7 +131,10 @@ impl Server {
             Kind::Floor => Self::announced(name, kind, launch::floor_command(setup.cores)?, None),
             Kind::Redis | Kind::Memcached => Self::start_peer(name, kind, &program, setup),
         };
-        start.map(Some).map_err(|error| io::Error::new(error.kind(), format!("{name}: {error}")))
+        let mut server =
+            start.map_err(|error| io::Error::new(error.kind(), format!("{name}: {error}")))?;
+        server.value_len = setup.value_len;
+        Ok(Some(server))
     }
 
     fn start_larder(name: &str, program: &Path, setup: &Setup<'_>) -> io::Result<Self> {
@@ -126,10 +142,14 @@ impl Server {
         let mut command = launch::command(program, setup.cores)?;
         command
             .args(["--port", "0", "--workers", &setup.workers.to_string()])
-            .args(["--memory", &format!("{}gb", setup.memory_gib), "--dir"])
+            .args(["--memory", &format!("{}mb", setup.memory_mib), "--dir"])
             .arg(dir.path())
             .args(setup.flags);
         Self::announced(name, Kind::Larder, command, Some(dir))
+    }
+
+    fn of_child(name: &str, kind: Kind, child: Child, dir: Option<TempDir>) -> Self {
+        Self { name: name.to_owned(), kind, port: 0, value_len: VALUE_LEN, child, _dir: dir }
     }
 
     /// Starts a server that chooses its port and prints it.
@@ -141,7 +161,7 @@ impl Server {
     ) -> io::Result<Self> {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
         let stdout = child.stdout.take();
-        let mut server = Self { name: name.to_owned(), kind, port: 0, child, _dir: dir };
+        let mut server = Self::of_child(name, kind, child, dir);
         let stdout = stdout.ok_or_else(|| io::Error::other("no standard output"))?;
         server.port = ready_port(stdout)?;
         Ok(server)
@@ -151,9 +171,10 @@ impl Server {
     fn start_peer(name: &str, kind: Kind, program: &Path, setup: &Setup<'_>) -> io::Result<Self> {
         let port = free_port()?;
         let mut command = launch::command(program, setup.cores)?;
-        command.args(peer_arguments(kind, port, setup.memory_gib));
+        command.args(peer_arguments(kind, port, setup)).args(setup.flags);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
-        let mut server = Self { name: name.to_owned(), kind, port, child, _dir: None };
+        let mut server = Self::of_child(name, kind, child, None);
+        server.port = port;
         let deadline = Instant::now() + START;
         while let Err(error) = connect(port) {
             if let Some(status) = server.child.try_wait()? {
@@ -182,6 +203,16 @@ impl Server {
         self.port
     }
 
+    /// Bytes of its values.
+    pub fn value_len(&self) -> usize {
+        self.value_len
+    }
+
+    /// The id of its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Its CPU time so far.
     pub fn cpu(&self) -> io::Result<Cpu> {
         proc::cpu(self.child.id())
@@ -192,14 +223,44 @@ impl Server {
         proc::resident(self.child.id())
     }
 
+    /// How many of a stream's GETs find their value, asked once in order.
+    pub fn count_hits(&self, stream: &Stream) -> io::Result<u64> {
+        let mut socket = connect(self.port)?;
+        let mut hits = 0;
+        let mut replies = vec![0; stream.reply_bytes(SWEEP) + 1];
+        for first in (0..stream.len()).step_by(SWEEP) {
+            let mut pending = first..stream.len().min(first + SWEEP);
+            hits += pending.len() as u64;
+            socket.write_all(stream.encoded(&pending))?;
+            let mut filled = 0;
+            while !pending.is_empty() {
+                match socket.read(&mut replies[filled..])? {
+                    0 => return Err(io::Error::other("the server closed the connection")),
+                    count => filled += count,
+                }
+                let checked = stream.check(&mut pending, &replies[..filled])?;
+                hits -= checked.misses;
+                replies.copy_within(checked.used..filled, 0);
+                filled -= checked.used;
+            }
+        }
+        Ok(hits)
+    }
+
     /// Loads the keys `0..keys` with their values; the floor has none.
     pub fn load_keys(&self, keys: u64) -> io::Result<()> {
+        self.load_range(0..keys)
+    }
+
+    /// Loads some keys with their values.
+    pub fn load_range(&self, keys: Range<u64>) -> io::Result<()> {
         let dialect = self.kind.dialect();
         if dialect == Dialect::Constant {
             return Ok(());
         }
-        fill(&mut connect(self.port)?, keys, dialect.stored(), |number, out| {
-            dialect.push_set(&key(number), VALUE_LEN, out);
+        let first = keys.start;
+        fill(&mut connect(self.port)?, keys.end - first, dialect.stored(), |number, out| {
+            dialect.push_set(&key(first + number), self.value_len, out);
         })
         .map_err(|error| io::Error::other(format!("{}, loading: {error}", self.name)))
     }
@@ -213,13 +274,14 @@ impl Drop for Server {
     }
 }
 
-/// One thread, no persistence, loopback only.
-fn peer_arguments(kind: Kind, port: u16, memory_gib: u32) -> Vec<String> {
+/// No persistence, loopback only.
+fn peer_arguments(kind: Kind, port: u16, setup: &Setup<'_>) -> Vec<String> {
     let line = match kind {
         Kind::Memcached => {
             // memcached refuses to run as root unless told so.
             let user = if rustix::process::getuid().is_root() { " -u root" } else { "" };
-            format!("-t 1 -m {} -p {port} -U 0 -l 127.0.0.1{user}", memory_gib * 1024)
+            let Setup { workers, memory_mib, .. } = setup;
+            format!("-t {workers} -m {memory_mib} -p {port} -U 0 -l 127.0.0.1{user}")
         }
         _ => format!("--port {port} --bind 127.0.0.1 --appendonly no --save"),
     };
@@ -260,7 +322,8 @@ fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
-fn in_path(program: impl AsRef<OsStr>) -> Option<PathBuf> {
+/// Where a program is, if it is installed.
+pub fn in_path(program: impl AsRef<OsStr>) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     env::split_paths(&path).map(|dir| dir.join(program.as_ref())).find(|file| file.is_file())
 }

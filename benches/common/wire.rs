@@ -1,8 +1,8 @@
 //! The requests of the load, encoded beforehand, and the check of their replies.
 //!
 //! Key number 42 is `key:000000000042`, and its value is that key again and again, so that a reply
-//! proves by itself that it belongs to the question. All replies to a kind of request have one
-//! length, which makes the check a few comparisons.
+//! proves by itself that it belongs to the question, to its last byte. All replies to a kind of request
+//! have one length, but for a miss, which makes the check a few comparisons.
 
 use std::{io, ops::Range};
 
@@ -12,9 +12,6 @@ use super::zipf::{Rng, Zipf, permuted};
 pub const KEY_LEN: usize = 16;
 /// Bytes of a value in the load.
 pub const VALUE_LEN: usize = 128;
-
-/// One reply in so many is compared to its last byte.
-const FULL_CHECK_EVERY: usize = 64;
 
 /// The skew of the load, as YCSB has it.
 const SKEW: f64 = 0.99;
@@ -69,15 +66,27 @@ impl Dialect {
         out.extend_from_slice(b"\r\n");
     }
 
-    /// Appends the reply to a GET that finds the value.
-    pub fn push_hit(self, key: &Key, out: &mut Vec<u8>) {
-        out.extend_from_slice(self.hit_head());
+    /// Appends the reply to a GET that finds the value, `len` bytes long.
+    pub fn push_hit(self, key: &Key, len: usize, out: &mut Vec<u8>) {
         if self == Self::Memcached {
+            out.extend_from_slice(b"VALUE ");
             out.extend_from_slice(key);
-            out.extend_from_slice(format!(" 0 {VALUE_LEN}\r\n").as_bytes());
+            out.extend_from_slice(format!(" 0 {len}\r\n").as_bytes());
+        } else {
+            out.extend_from_slice(format!("${len}\r\n").as_bytes());
         }
-        push_value(key, VALUE_LEN, out);
-        out.extend_from_slice(if self == Self::Memcached { b"\r\nEND\r\n" } else { b"\r\n" });
+        push_value(key, len, out);
+        out.extend_from_slice(self.hit_end());
+    }
+
+    /// What stands behind the value of a hit.
+    fn hit_end(self) -> &'static [u8] {
+        if self == Self::Memcached { b"\r\nEND\r\n" } else { b"\r\n" }
+    }
+
+    /// The reply to a GET that finds nothing.
+    fn miss(self) -> &'static [u8] {
+        if self == Self::Memcached { b"END\r\n" } else { b"$-1\r\n" }
     }
 
     /// The reply to a SET.
@@ -89,19 +98,19 @@ impl Dialect {
     fn get_head(self) -> &'static [u8] {
         if self == Self::Memcached { b"get " } else { b"*2\r\n$3\r\nGET\r\n$16\r\n" }
     }
-
-    /// What a hit begins with; a copy of the key follows in all dialects.
-    fn hit_head(self) -> &'static [u8] {
-        if self == Self::Memcached { b"VALUE " } else { b"$128\r\n" }
-    }
 }
 
 /// A long run of encoded requests; any piece of it is a batch.
 pub struct Stream {
     dialect: Dialect,
+    value_len: usize,
+    /// Whether a GET may find nothing.
+    may_miss: bool,
     bytes: Vec<u8>,
     requests: Vec<Request>,
-    /// Bytes of the reply to a GET.
+    /// What stands before the value of key 0 in the reply to a GET.
+    head: Vec<u8>,
+    /// Bytes of the reply to a GET that finds its value.
     hit_len: usize,
 }
 
@@ -111,13 +120,39 @@ struct Request {
     set: bool,
 }
 
+/// What a look at some replies found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// Bytes of whole replies; the rest is the beginning of one.
+    pub used: usize,
+    /// GETs that found nothing.
+    pub misses: u64,
+}
+
 impl Stream {
+    fn empty(dialect: Dialect, value_len: usize, may_miss: bool) -> Self {
+        let mut head = Vec::new();
+        dialect.push_hit(&key(0), value_len, &mut head);
+        let hit_len = head.len();
+        head.truncate(hit_len - dialect.hit_end().len() - value_len);
+        let (bytes, requests) = (Vec::new(), Vec::new());
+        Self { dialect, value_len, may_miss, bytes, requests, head, hit_len }
+    }
+
     /// GETs of these keys.
     pub fn of_gets(dialect: Dialect, keys: impl Iterator<Item = u64>) -> Self {
-        let mut hit = Vec::new();
-        dialect.push_hit(&key(0), &mut hit);
-        let mut stream =
-            Self { dialect, bytes: Vec::new(), requests: Vec::new(), hit_len: hit.len() };
+        let mut stream = Self::empty(dialect, VALUE_LEN, false);
+        keys.for_each(|number| stream.push(&key(number), false));
+        stream
+    }
+
+    /// GETs of these keys, whose values are `value_len` bytes long, or gone.
+    pub fn of_lossy_gets(
+        dialect: Dialect,
+        value_len: usize,
+        keys: impl Iterator<Item = u64>,
+    ) -> Self {
+        let mut stream = Self::empty(dialect, value_len, true);
         keys.for_each(|number| stream.push(&key(number), false));
         stream
     }
@@ -125,10 +160,7 @@ impl Stream {
     /// `length` requests over `keys` keys: nine GETs to one SET, in [`Dialect::Constant`] GETs only.
     pub fn new(dialect: Dialect, keys: u64, length: usize) -> Self {
         let (zipf, mut rng) = (Zipf::new(keys, SKEW), Rng::new(42));
-        let mut hit = Vec::new();
-        dialect.push_hit(&key(0), &mut hit);
-        let mut stream =
-            Self { dialect, bytes: Vec::new(), requests: Vec::new(), hit_len: hit.len() };
+        let mut stream = Self::empty(dialect, VALUE_LEN, false);
         for _ in 0..length {
             let key = key(permuted(zipf.sample(&mut rng), keys));
             let set = rng.below(10) == 0 && dialect != Dialect::Constant;
@@ -141,7 +173,7 @@ impl Stream {
         let start = u32::try_from(self.bytes.len()).expect("a stream stays below 4 GiB");
         self.requests.push(Request { start, set });
         match set {
-            true => self.dialect.push_set(key, VALUE_LEN, &mut self.bytes),
+            true => self.dialect.push_set(key, self.value_len, &mut self.bytes),
             false => self.dialect.push_get(key, &mut self.bytes),
         }
     }
@@ -149,6 +181,11 @@ impl Stream {
     /// How many requests there are.
     pub fn len(&self) -> usize {
         self.requests.len()
+    }
+
+    /// The most bytes that the replies to so many requests take.
+    pub fn reply_bytes(&self, requests: usize) -> usize {
+        requests * self.hit_len.max(self.dialect.stored().len())
     }
 
     /// The bytes of a run of requests.
@@ -160,25 +197,31 @@ impl Stream {
         &self.bytes[at(batch.start)..at(batch.end)]
     }
 
-    /// Checks the replies to `pending`, takes the answered requests from it, and says how many bytes
-    /// they were; the rest is the beginning of a reply. Fails on a wrong reply.
-    pub fn check(&self, pending: &mut Range<usize>, replies: &[u8]) -> io::Result<usize> {
+    /// Checks the replies to `pending` and takes the answered requests from it. Fails on a wrong reply.
+    pub fn check(&self, pending: &mut Range<usize>, replies: &[u8]) -> io::Result<Checked> {
         let mut rest = replies;
+        let mut misses = 0;
+        let miss = self.dialect.miss();
         while pending.start < pending.end {
             let set = self.requests[pending.start].set;
+            if !set && self.may_miss && rest.starts_with(miss) {
+                misses += 1;
+                pending.start += 1;
+                rest = &rest[miss.len()..];
+                continue;
+            }
             let len = if set { self.dialect.stored().len() } else { self.hit_len };
             let Some((reply, behind)) = rest.split_at_checked(len) else {
-                check_begin(
-                    rest,
-                    if set { self.dialect.stored() } else { self.dialect.hit_head() },
-                )?;
-                return Ok(replies.len() - rest.len());
+                if !(self.may_miss && miss.starts_with(rest)) {
+                    check_begin(rest, if set { self.dialect.stored() } else { self.hit_begin() })?;
+                }
+                return Ok(Checked { used: replies.len() - rest.len(), misses });
             };
             self.check_one(pending.start, reply)?;
             pending.start += 1;
             rest = behind;
         }
-        if rest.is_empty() { Ok(replies.len()) } else { Err(wrong(rest)) }
+        if rest.is_empty() { Ok(Checked { used: replies.len(), misses }) } else { Err(wrong(rest)) }
     }
 
     /// Checks one reply of the right length.
@@ -187,14 +230,25 @@ impl Stream {
             return check_begin(reply, self.dialect.stored());
         }
         let key = self.expected_key(index);
-        check_begin(reply, self.dialect.hit_head())?;
-        check_begin(&reply[self.dialect.hit_head().len()..], key)?;
-        if index.is_multiple_of(FULL_CHECK_EVERY) {
-            let mut hit = Vec::with_capacity(self.hit_len);
-            self.dialect.push_hit(key, &mut hit);
-            check_begin(reply, &hit)?;
+        let (head, rest) = reply.split_at(self.head.len());
+        let (value, end) = rest.split_at(self.value_len);
+        let begin = self.hit_begin().len();
+        // memcached repeats the key.
+        let named = if begin < head.len() { begin..begin + KEY_LEN } else { 0..0 };
+        let is_right = head[..begin] == self.head[..begin]
+            && head[named.clone()] == key[..named.len()]
+            && head[named.end..] == self.head[named.end..]
+            && value.chunks(KEY_LEN).all(|part| *part == key[..part.len()])
+            && end == self.dialect.hit_end();
+        if is_right { Ok(()) } else { Err(wrong(reply)) }
+    }
+
+    /// What a hit begins with, whatever its key.
+    fn hit_begin(&self) -> &[u8] {
+        match self.dialect {
+            Dialect::Memcached => b"VALUE ",
+            _ => &self.head,
         }
-        Ok(())
     }
 
     /// The key whose value answers a GET.
@@ -230,7 +284,10 @@ mod tests {
         for index in batch {
             match stream.requests[index].set {
                 true => out.extend_from_slice(stream.dialect.stored()),
-                false => stream.dialect.push_hit(stream.expected_key(index), &mut out),
+                false => {
+                    let key = stream.expected_key(index);
+                    stream.dialect.push_hit(key, stream.value_len, &mut out);
+                }
             }
         }
         out
@@ -251,12 +308,10 @@ mod tests {
             let replies = answer(&stream, 10..80);
             for cut in 0..replies.len() {
                 let mut pending = 10..80;
-                let used = stream.check(&mut pending, &replies[..cut]).unwrap();
+                let Checked { used, .. } = stream.check(&mut pending, &replies[..cut]).unwrap();
                 assert!(used <= cut);
-                assert_eq!(
-                    stream.check(&mut pending, &replies[used..]).unwrap(),
-                    replies.len() - used
-                );
+                let rest = stream.check(&mut pending, &replies[used..]).unwrap();
+                assert_eq!(rest, Checked { used: replies.len() - used, misses: 0 });
                 assert!(pending.is_empty());
             }
         }
@@ -273,8 +328,26 @@ mod tests {
             assert!(fails(b"-ERR no\r\n") && fails(b"$-1\r\n") && fails(b"END\r\n"));
             assert!(fails(&[&replies[..], b"x"].concat()));
             let mut torn = replies.clone();
-            torn[dialect.hit_head().len() + KEY_LEN - 1] ^= 1;
+            torn[stream.head.len() + VALUE_LEN - 1] ^= 1;
             assert!(fails(&torn));
+        }
+    }
+
+    #[test]
+    fn misses_are_counted_where_they_may_be() {
+        for dialect in [Dialect::Resp, Dialect::Memcached] {
+            let stream = Stream::of_lossy_gets(dialect, 1_000, 0..3);
+            let mut replies = dialect.miss().to_vec();
+            dialect.push_hit(&key(1), 1_000, &mut replies);
+            replies.extend_from_slice(dialect.miss());
+            for cut in 0..replies.len() {
+                let mut pending = 0..3;
+                let first = stream.check(&mut pending, &replies[..cut]).unwrap();
+                let second = stream.check(&mut pending, &replies[first.used..]).unwrap();
+                assert_eq!((pending.len(), first.misses + second.misses), (0, 2));
+            }
+            let strict = Stream::of_gets(dialect, 0..1);
+            assert!(strict.check(&mut (0..1), dialect.miss()).is_err());
         }
     }
 
