@@ -1,43 +1,27 @@
 //! The threads of L3: a few that read records for flights, and one that writes what memory demotes.
 
 use std::{
-    collections::VecDeque,
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
     thread,
     time::{Duration, Instant},
 };
 
-use parking_lot::{Condvar, Mutex};
-use tokio::sync::oneshot;
+use parking_lot::Mutex;
 
 use super::{
     Inner,
-    flight::{FetchError, Found, Origin, Pilot},
+    flight::Pilot,
+    lookup::{Job, Peek, Search},
+    readers::Readers,
 };
 use crate::tier::{
-    demote::Known,
-    disk::{PAGE, buffer::Buffer},
-    entry::{EntryRef, Meta},
-    log::{
-        Fetched, Log, add,
-        slot::{QUEUED, Slot},
-        writer::Writer,
-    },
+    log::{Log, add, read::KeyRead, slot::Slot, writer::Writer},
     memory::Memory,
-    shelf::is_live,
 };
 
-/// Reads under way at once.
-const READERS: usize = 16;
-/// Flights that wait for a reader; more are taken for a disk that doesn't answer.
-const MOST_WAITING: usize = 1 << 16;
-/// How often a record is looked for again because its segment was reclaimed meanwhile.
-const TRIES: u32 = 8;
-/// A reader's buffer is made smaller again when it is larger than this.
-const KEPT_BUFFER: usize = 64 << 10;
 /// How long the writer waits for more before it writes less than it would like to.
 const IDLE: Duration = Duration::from_millis(500);
 /// How long it sleeps at most while nothing comes.
@@ -52,7 +36,7 @@ const READ_LIMIT: Duration = Duration::from_millis(500);
 /// The threads, and what they are told.
 pub(super) struct Disk {
     log: Arc<Log>,
-    waiting: Arc<Waiting>,
+    readers: Readers,
     /// Taken by whoever closes the log.
     pub(super) writer: Arc<Mutex<Option<Writer>>>,
     /// How long a read may take, in microseconds; then it is a miss.
@@ -61,53 +45,14 @@ pub(super) struct Disk {
     pub(super) write_rate: Arc<AtomicU64>,
 }
 
-/// What a reader does.
-enum Job {
-    /// Looks for a key.
-    Flight(Pilot),
-    /// Reads whose record it is.
-    Key(Slot, oneshot::Sender<Option<KeyRead>>),
-}
-
-/// A key on disk, and when it ends.
-pub(super) type KeyRead = (Box<[u8]>, Meta);
-
-#[derive(Default)]
-struct Waiting {
-    jobs: Mutex<VecDeque<Job>>,
-    more: Condvar,
-    closed: AtomicBool,
-}
-
-impl Waiting {
-    /// Gives a job to the readers; gives it back if there are too many.
-    fn push(&self, job: Job) -> Result<(), Job> {
-        let mut jobs = self.jobs.lock();
-        if jobs.len() >= MOST_WAITING || self.closed.load(Relaxed) {
-            return Err(job);
-        }
-        jobs.push_back(job);
-        drop(jobs);
-        self.more.notify_one();
-        Ok(())
-    }
-}
-
 impl Disk {
     /// Recovers what is on disk into the index, and starts the readers.
     pub(super) fn start(log: &Arc<Log>, memory: &Memory) -> Self {
         log.recover(memory);
-        let waiting = Arc::new(Waiting::default());
-        for number in 0..READERS {
-            let (waiting, log) = (waiting.clone(), log.clone());
-            let thread = thread::Builder::new().name(format!("larder-read-{number}"));
-            if let Err(why) = thread.spawn(move || read_for_ever(&waiting, &log)) {
-                tracing::error!("a thread that reads L3 can't start: {why}");
-            }
-        }
+        let readers = Readers::start(log);
         Self {
             log: log.clone(),
-            waiting,
+            readers,
             writer: Arc::new(Mutex::new((!log.is_snapshot()).then(|| Writer::new(log.clone())))),
             read_limit: AtomicU64::new(READ_LIMIT.as_micros() as u64),
             write_rate: Arc::default(),
@@ -124,28 +69,22 @@ impl Disk {
         }
     }
 
-    /// Has a reader look for a flight's key.
+    /// Looks for a flight's key.
     pub(super) fn fly(&self, pilot: Pilot) {
-        if let Err(Job::Flight(pilot)) = self.waiting.push(Job::Flight(pilot)) {
-            pilot.go_on_to_store(Err(FetchError::Disk));
-        }
+        self.readers.push(Job::Search(Search::new(pilot)));
     }
 
-    /// Reads the key of a record that is written, unchecked (see [`Log::read_key`]).
+    /// Reads the key of a record that is written, unchecked (see [`Log::judge_key`]).
     pub(super) async fn read_key(&self, record: Slot) -> Option<KeyRead> {
-        let (sender, read) = oneshot::channel();
-        self.waiting.push(Job::Key(record, sender)).ok()?;
+        let (key, read) = Peek::new(record);
+        self.readers.push(Job::Peek(key));
         let limit = Duration::from_micros(self.read_limit.load(Relaxed));
         tokio::time::timeout(limit, read).await.ok()?.ok()?
     }
 
     /// Ends the readers, when there is nothing to read any more.
     pub(super) fn end(&self) {
-        // Under the lock, so that no reader misses it on its way to sleep, and no job comes after it.
-        let jobs = self.waiting.jobs.lock();
-        self.waiting.closed.store(true, Relaxed);
-        drop(jobs);
-        self.waiting.more.notify_all();
+        self.readers.end();
     }
 }
 
@@ -170,108 +109,6 @@ impl Inner {
             add(&disk.log.counters.timeouts, 1);
         }
     }
-}
-
-fn read_for_ever(waiting: &Waiting, log: &Log) {
-    let mut buffer = Buffer::zeroed(PAGE);
-    loop {
-        let mut jobs = waiting.jobs.lock();
-        let job = loop {
-            if let Some(job) = jobs.pop_front() {
-                break job;
-            }
-            if waiting.closed.load(Relaxed) {
-                return;
-            }
-            waiting.more.wait(&mut jobs);
-        };
-        drop(jobs);
-        match job {
-            Job::Flight(pilot) => {
-                let found = look(log, &pilot, &mut buffer);
-                pilot.go_on_to_store(found);
-            }
-            Job::Key(record, sender) => {
-                let read = match log.read_key(&mut buffer, record) {
-                    Fetched::Found(read) => Some(read),
-                    _ => None,
-                };
-                // Who asked may have gone.
-                let _ = sender.send(read);
-            }
-        }
-        if buffer.len() > KEPT_BUFFER {
-            buffer = Buffer::zeroed(PAGE);
-        }
-    }
-}
-
-/// Looks for a flight's key in L3 and, if it is there, brings it into memory.
-fn look(log: &Log, pilot: &Pilot, buffer: &mut Buffer) -> Result<Found, FetchError> {
-    let memory = &pilot.cache.memory;
-    let now = pilot.cache.clock.now();
-    let absent = |known| Ok(Found { entry: None, known });
-    for _ in 0..TRIES {
-        let Some(below) = memory.below(pilot.db, pilot.hash) else { return absent(Known::None) };
-        let mut best: Option<(u64, EntryRef, Slot)> = None;
-        let mut has_moved = false;
-        for record in below.records {
-            let found = if record.has(QUEUED) {
-                look_in_queue(log, pilot, record)
-            } else {
-                let access = memory.rules().eviction().first_access(now);
-                log.read(buffer, record, below.keyspace, &pilot.key, |found| {
-                    (found.head.version, found.entry(access))
-                })
-            };
-            match found {
-                Fetched::Found((version, entry)) => {
-                    if best.as_ref().is_none_or(|(newest, ..)| version > *newest) {
-                        best = Some((version, entry, record));
-                    }
-                }
-                // The place, or the queue's number, may be another record's by now.
-                Fetched::Other => {
-                    has_moved |= !memory.has_record(below.keyspace, pilot.hash, record);
-                }
-                // What is bad because its segment was reclaimed meanwhile is looked for again.
-                Fetched::Bad if memory.drop_record(below.keyspace, pilot.hash, record) => {
-                    add(&log.counters.bad_records, 1);
-                }
-                Fetched::Bad => has_moved = true,
-                Fetched::Failed(why) => {
-                    tracing::debug!("L3 can't be read: {why}");
-                    return Err(FetchError::Disk);
-                }
-            }
-        }
-        if let Some((_, entry, record)) = best {
-            if !is_live(entry.get(), now) {
-                memory.drop_record(below.keyspace, pilot.hash, record);
-                return absent(Known::None);
-            }
-            add(&log.counters.hits, 1);
-            let known = Known::Record(record);
-            let entry = pilot.install(entry, known);
-            return Ok(Found { entry: Some((entry, Origin::Disk)), known });
-        }
-        if !has_moved {
-            return absent(Known::None);
-        }
-    }
-    Err(FetchError::Disk)
-}
-
-fn look_in_queue(log: &Log, pilot: &Pilot, record: Slot) -> Fetched<(u64, EntryRef)> {
-    let Some(entry) = log.queue.get(record.place() as u32) else { return Fetched::Bad };
-    let entry = entry.get();
-    if entry.key() != &*pilot.key {
-        return Fetched::Other;
-    }
-    add(&log.counters.queue_hits, 1);
-    let access = pilot.cache.memory.rules().eviction().first_access(pilot.cache.clock.now());
-    let copy = EntryRef::new(entry.key(), &[entry.value()], &Meta { access, ..entry.meta() });
-    Fetched::Found((u64::MAX, copy))
 }
 
 fn write_for_ever(

@@ -11,6 +11,8 @@ pub mod charge;
 pub mod counter;
 mod flight;
 pub mod local;
+mod lookup;
+mod readers;
 mod settle;
 mod turns;
 pub mod tx;

@@ -6,8 +6,9 @@
 pub mod buffer;
 pub mod faulty;
 pub mod real;
+pub mod ring;
 
-use std::{io, path::Path, sync::Arc};
+use std::{io, os::fd::BorrowedFd, path::Path, sync::Arc};
 
 /// The alignment that direct reads and writes need, of place, length and memory alike: what every
 /// device and file system that we know of is content with.
@@ -38,4 +39,8 @@ pub trait File: Send + Sync {
     fn sync(&self) -> io::Result<()>;
     /// Whether reads and writes pass the page cache by.
     fn is_direct(&self) -> bool;
+    /// What the system knows it by, if it may be read by way of a [`ring`].
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 }

@@ -27,6 +27,7 @@ pub mod contents;
 pub mod index;
 pub mod map;
 pub mod queue;
+pub mod read;
 mod reclaim;
 pub mod record;
 pub mod recover;
@@ -47,13 +48,12 @@ use std::{
 };
 
 use super::{
-    disk::{self, Disk, File, PAGE, buffer::Buffer},
-    entry::{Entry, Meta},
+    disk::{self, Disk, File},
+    entry::Entry,
     table::{Hasher, hash},
 };
 use admission::Admission;
 use queue::Queue;
-use record::Record;
 use slot::Slot;
 use state::{Hashing, Shape, State};
 
@@ -72,8 +72,6 @@ pub const MOST: u64 = (UNIT as u64) << slot::PLACE_BITS;
 pub const HOT_LIST: &str = "hot";
 /// Bytes of the queue of a snapshot, which nothing enters.
 const SNAPSHOT_QUEUE: usize = 64 << 10;
-/// Bytes of a record that are read for its key.
-const PEEKED: usize = 1 << 10;
 /// What may not be forgotten may fill so much of the log: cleaning needs the rest.
 const KEPT_PERCENT: u64 = 80;
 
@@ -237,18 +235,6 @@ impl std::fmt::Debug for Log {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Log").field("shape", &self.shape).finish_non_exhaustive()
     }
-}
-
-/// What a read of a record found.
-pub enum Fetched<T> {
-    /// The key's record.
-    Found(T),
-    /// A record of another key, or of contents that are gone.
-    Other,
-    /// Nothing that is a record.
-    Bad,
-    /// The disk gave an error.
-    Failed(io::Error),
 }
 
 /// The hash of something that tells one hash function from another.
@@ -459,85 +445,8 @@ impl Log {
         (place / self.shape.units()) as usize
     }
 
-    /// Reads the record of a slot and, if it is one of this key, hands it to `found`. The buffer is made
-    /// larger if need be.
-    pub fn read<T>(
-        &self,
-        buffer: &mut Buffer,
-        slot: Slot,
-        keyspace: u32,
-        key: &[u8],
-        found: impl FnOnce(&Record<'_>) -> T,
-    ) -> Fetched<T> {
-        let start = slot.place() * UNIT as u64;
-        let started = std::time::Instant::now();
-        let read = self.read_bytes(buffer, start, slot.bytes());
-        add(&self.counters.reads, 1);
-        add(&self.counters.read_nanos, started.elapsed().as_nanos() as u64);
-        let bytes = match read {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                add(&self.counters.read_errors, 1);
-                return Fetched::Failed(error);
-            }
-        };
-        let Ok(record) = record::read(bytes) else { return Fetched::Bad };
-        if record.head.generation != self.state.segment(self.segment_of(slot.place())).0 {
-            return Fetched::Bad;
-        }
-        if record.key != key || record.head.keyspace != keyspace {
-            add(&self.counters.other_keys, 1);
-            return Fetched::Other;
-        }
-        Fetched::Found(found(&record))
-    }
-
     /// When the segment of a record was begun, in unix seconds.
     pub fn written_at(&self, slot: Slot) -> u64 {
         self.state.begun_at(self.segment_of(slot.place()))
-    }
-
-    /// Reads the key of a record and when it ends, unchecked: see whether the index has such a record
-    /// before it is believed.
-    pub fn read_key(&self, buffer: &mut Buffer, slot: Slot) -> Fetched<(Box<[u8]>, Meta)> {
-        let start = slot.place() * UNIT as u64;
-        let mut need = slot.bytes().min(PEEKED);
-        loop {
-            add(&self.counters.key_reads, 1);
-            let peeked = self.read_bytes(buffer, start, need).map(record::peek);
-            match peeked {
-                Ok(Ok((head, key))) => return Fetched::Found((key.into(), head.meta)),
-                Ok(Err(record::Defect::Short(more))) if more > need && more <= slot.bytes() => {
-                    need = more;
-                }
-                Ok(Err(_)) => return Fetched::Bad,
-                Err(error) => {
-                    add(&self.counters.read_errors, 1);
-                    return Fetched::Failed(error);
-                }
-            }
-        }
-    }
-
-    /// Reads so many bytes of the log, or up to its end.
-    pub fn read_bytes<'a>(
-        &self,
-        buffer: &'a mut Buffer,
-        start: u64,
-        bytes: usize,
-    ) -> io::Result<&'a [u8]> {
-        if start >= self.shape.bytes() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let first = start / PAGE as u64 * PAGE as u64;
-        let end = (start + bytes as u64).min(self.shape.bytes()).next_multiple_of(PAGE as u64);
-        let len = (end - first) as usize;
-        if buffer.len() < len {
-            *buffer = Buffer::zeroed(len);
-        }
-        let read = self.file.read_at(&mut buffer[..len], first)?;
-        add(&self.counters.read_bytes, len as u64);
-        let skip = (start - first) as usize;
-        Ok(&buffer[skip.min(read)..read.min(skip + bytes)])
     }
 }
