@@ -10,16 +10,19 @@
 //! the store. Who waits too long for the disk takes it for a miss, if all they want is to read
 //! (SEMANTICS 3), or asks the store without it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering::Relaxed},
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use bytes::Bytes;
 use dashmap::{DashMap, Entry as Place};
-use tokio::sync::watch;
+use futures_util::future::{Either, FutureExt, Shared, select};
 
-use super::{Inner, Use, tx::Key};
+use super::{Inner, Use, landing::Landing, tx::Key};
 use crate::{
     policy::NamespaceStats,
     store::{Record, StoreError},
@@ -45,7 +48,6 @@ pub(super) enum Origin {
     Disk,
     Store,
 }
-type Landing = Option<Result<Found, FetchError>>;
 
 /// Why a flight brought nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,14 +61,17 @@ pub(super) enum FetchError {
 /// A load that others may wait for.
 struct Flight {
     ticket: Ticket,
-    landing: watch::Receiver<Landing>,
+    landing: Landing<Result<Found, FetchError>>,
     /// Whether it is still looking into L3.
-    is_on_disk: Arc<AtomicBool>,
+    is_on_disk: AtomicBool,
 }
+
+/// The end of the time that the disk has.
+pub(super) type Patience = Shared<tokio::time::Sleep>;
 
 /// The loads under way, by database and key.
 #[derive(Default)]
-pub(super) struct Flights(DashMap<(usize, Bytes), Flight>);
+pub(super) struct Flights(DashMap<(usize, Bytes), Arc<Flight>>);
 
 /// What hydrate found for one key, kept until the attempt ends. Its own ticket says whether a write has
 /// come between.
@@ -146,6 +151,11 @@ impl Drop for Pin {
 }
 
 impl Inner {
+    /// How long the disk is waited for, by all that is fetched at once.
+    pub(super) fn patience(&self, writes: bool) -> Option<Patience> {
+        self.disk_patience(writes).map(|limit| tokio::time::sleep(limit).shared())
+    }
+
     /// Fetches a key from below, and pins what was found. A fetch for a write doesn't take a failure of
     /// the disk for an absence.
     pub(super) async fn fetch(
@@ -154,12 +164,13 @@ impl Inner {
         key: Bytes,
         hash: u64,
         writes: bool,
+        patience: Option<Patience>,
     ) -> Result<Pin, FetchError> {
         let ticket = self.memory.ticket(db, hash);
         let (cache, gone) = (self.clone(), AtomicBool::new(false));
         let found = Found { entry: None, known: Known::Nothing };
         let mut pin = Pin { cache, db, key, hash, ticket, found, gone };
-        match self.wait_for(&pin, writes).await {
+        match self.wait_for(&pin, writes, patience).await {
             Ok(found) => pin.found = found,
             Err(FetchError::Disk) if !writes => {}
             Err(error) => return Err(error),
@@ -167,76 +178,70 @@ impl Inner {
         Ok(pin)
     }
 
-    async fn wait_for(self: &Arc<Self>, pin: &Pin, writes: bool) -> Result<Found, FetchError> {
-        let patience = self.disk_patience(writes);
+    async fn wait_for(
+        self: &Arc<Self>,
+        pin: &Pin,
+        writes: bool,
+        mut patience: Option<Patience>,
+    ) -> Result<Found, FetchError> {
         let mut skips_disk = false;
         loop {
-            let (mut landing, is_on_disk, is_ours) =
-                self.board(pin.db, &pin.key, pin.hash, skips_disk);
-            let landed = landing.wait_for(Option::is_some);
-            let landed = match patience {
-                Some(patience) if !skips_disk => {
-                    let Ok(landed) = tokio::time::timeout(patience, landed).await else {
+            let (flight, is_ours) = self.board(pin.db, &pin.key, pin.hash, skips_disk);
+            let landed = match patience.take() {
+                Some(patience) => match select(pin!(flight.landing.wait()), patience).await {
+                    Either::Left((landed, _)) => landed,
+                    Either::Right(_) => {
                         skips_disk = true;
                         // If it is the store that is slow, that has a limit of its own.
-                        if is_on_disk.load(Relaxed) {
+                        if flight.is_on_disk.load(Relaxed) {
                             self.note_slow_disk();
                             if writes || !self.reads_through(pin.db, &pin.key) {
                                 return Err(FetchError::Disk);
                             }
                         }
                         continue;
-                    };
-                    landed
-                }
-                _ => landed.await,
+                    }
+                },
+                None => flight.landing.wait().await,
             };
             match landed {
-                Ok(landed) => return landed.clone().expect("waited for it"),
+                Some(landed) => return landed,
                 // The flight's task died. Were it not the end for who started it, a store that always
                 // panics would be called for ever.
-                Err(_) if is_ours => {
+                None if is_ours => {
                     let text = "the load's task died".into();
                     return Err(FetchError::Store(StoreError::Down(text)));
                 }
-                Err(_) => {}
+                None => {}
             }
         }
     }
 
-    /// Joins the flight for a key, or starts one; says whether it looks into L3, and whether it is a new
-    /// one.
+    /// Joins the flight for a key, or starts one; says whether it is a new one.
     fn board(
         self: &Arc<Self>,
         db: usize,
         key: &Bytes,
         hash: u64,
         skips_disk: bool,
-    ) -> (watch::Receiver<Landing>, Arc<AtomicBool>, bool) {
+    ) -> (Arc<Flight>, bool) {
         let place = self.flights.0.entry((db, key.clone()));
         if let Place::Occupied(place) = &place
             && self.may_join(place.get(), hash)
             && (!skips_disk || !place.get().is_on_disk.load(Relaxed))
         {
-            let Flight { landing, is_on_disk, .. } = place.get();
-            return (landing.clone(), is_on_disk.clone(), false);
+            return (place.get().clone(), false);
         }
-        let ticket = self.memory.ticket(db, hash);
-        let (sender, landing) = watch::channel(None);
         let reads_disk = !skips_disk && self.memory.has_below(db, hash);
-        let is_on_disk = Arc::new(AtomicBool::new(reads_disk));
-        let pilot = Pilot {
-            cache: self.clone(),
-            db,
-            key: key.clone(),
-            hash,
-            ticket,
-            is_on_disk: is_on_disk.clone(),
-            landing: sender,
-        };
+        let flight = Arc::new(Flight {
+            ticket: self.memory.ticket(db, hash),
+            landing: Landing::default(),
+            is_on_disk: AtomicBool::new(reads_disk),
+        });
+        let pilot =
+            Pilot { cache: self.clone(), db, key: key.clone(), hash, flight: flight.clone() };
         // The map is let go before the task starts: one that can't start ends its flight at once.
-        let flight = Flight { ticket, landing: landing.clone(), is_on_disk: is_on_disk.clone() };
-        drop(place.insert(flight));
+        drop(place.insert(flight.clone()));
         match &self.disk {
             Some(disk) if reads_disk => disk.fly(pilot),
             _ => {
@@ -244,17 +249,13 @@ impl Inner {
                 pilot.go_on_to_store(Ok(Found { entry: None, known }));
             }
         }
-        (landing, is_on_disk, true)
+        (flight, true)
     }
 
     /// Whether what a flight brings is for later askers too: it lives, it has not failed, and no write
     /// has overtaken it.
     fn may_join(&self, flight: &Flight, hash: u64) -> bool {
-        let flies = match &*flight.landing.borrow() {
-            None => flight.landing.has_changed().is_ok(),
-            Some(landed) => landed.is_ok(),
-        };
-        flies && self.memory.has_ticket(hash, flight.ticket)
+        flight.landing.promises(Result::is_ok) && self.memory.has_ticket(hash, flight.ticket)
     }
 }
 
@@ -264,25 +265,22 @@ pub(super) struct Pilot {
     pub(super) db: usize,
     pub(super) key: Bytes,
     pub(super) hash: u64,
-    ticket: Ticket,
-    is_on_disk: Arc<AtomicBool>,
-    landing: watch::Sender<Landing>,
+    flight: Arc<Flight>,
 }
 
 impl Pilot {
     /// Ends the flight with what L3 gave, or, where that is nothing, goes on to the store.
     pub(super) fn go_on_to_store(self, from_disk: Result<Found, FetchError>) {
-        self.is_on_disk.store(false, Relaxed);
+        self.flight.is_on_disk.store(false, Relaxed);
         let found = matches!(&from_disk, Ok(Found { entry: Some(_), .. }));
         let known = from_disk.as_ref().map_or(Known::Nothing, |found| found.known);
         if found || !self.cache.reads_through(self.db, &self.key) {
-            let _ = self.landing.send(Some(from_disk));
-            return;
+            return self.flight.landing.land(from_disk);
         }
         let runtime = self.cache.runtime().clone();
         runtime.spawn(async move {
             let result = self.load(known).await.map_err(FetchError::Store);
-            let _ = self.landing.send(Some(result));
+            self.flight.landing.land(result);
         });
     }
 
@@ -327,11 +325,11 @@ impl Pilot {
 
     /// Installs an entry; this is known of the key's record.
     pub(super) fn install(&self, entry: EntryRef, known: Known) -> Arc<EntryRef> {
-        let Self { cache, db, key, hash, ticket, .. } = self;
+        let Self { cache, db, key, hash, flight } = self;
         if !cache.turns.is_unknown(*db, key)
             && let Some(installed) = entry.try_clone()
         {
-            cache.memory.land(*db, *hash, *ticket, installed, known, cache.clock.now());
+            cache.memory.land(*db, *hash, flight.ticket, installed, known, cache.clock.now());
         }
         Arc::new(entry)
     }
@@ -339,8 +337,10 @@ impl Pilot {
 
 impl Drop for Pilot {
     fn drop(&mut self) {
-        self.cache.memory.release(self.hash, self.ticket);
+        let ticket = self.flight.ticket;
+        self.cache.memory.release(self.hash, ticket);
         let place = (self.db, self.key.clone());
-        self.cache.flights.0.remove_if(&place, |_, flight| flight.ticket == self.ticket);
+        self.cache.flights.0.remove_if(&place, |_, flight| flight.ticket == ticket);
+        self.flight.landing.lose();
     }
 }

@@ -10,6 +10,7 @@ mod below;
 pub mod charge;
 pub mod counter;
 mod flight;
+mod landing;
 pub mod local;
 mod lookup;
 mod readers;
@@ -54,6 +55,8 @@ const ROOM_TRIES: u32 = 4;
 const HYDRATE_TRIES: u32 = 64;
 /// How often a read of several keys does so before it takes what has been overtaken.
 const STRICT_TRIES: u32 = 8;
+/// How long one timer serves for all that is fetched by one command.
+const SAME_TIME: Duration = Duration::from_millis(10);
 /// Loads that one command has under way at once.
 const LOADS_AT_ONCE: usize = 128;
 /// What one command may pin beside memory: a quarter of it, but at least this many bytes.
@@ -436,7 +439,8 @@ impl Cache {
                 }
                 Err(Failed::Cold(Cold { db, key, hash })) => {
                     pins.retain(|pin| !job.writes || pin.is_current());
-                    let pin = self.0.fetch(db, key, hash, job.writes).await;
+                    let patience = self.0.patience(job.writes);
+                    let pin = self.0.fetch(db, key, hash, job.writes, patience).await;
                     pins.push(pin.map_err(|error| explain(&job, error))?);
                     flight::sort(pins);
                 }
@@ -464,8 +468,15 @@ impl Cache {
 
     /// Fetches the keys that are neither in memory nor pinned, concurrently, and pins them.
     async fn hydrate(&self, job: &Job<'_>, pins: &mut Vec<Pin>) -> Result<(), ClientError> {
+        let mut patience = self.0.patience(job.writes);
+        let mut since = std::time::Instant::now();
         let fetch = |key: Key<'_>| {
-            self.0.fetch(job.db, Bytes::copy_from_slice(key.bytes), key.hash, job.writes)
+            let bytes = Bytes::copy_from_slice(key.bytes);
+            // What begins at about the same time has one timer.
+            if since.elapsed() > SAME_TIME {
+                (patience, since) = (self.0.patience(job.writes), std::time::Instant::now());
+            }
+            self.0.fetch(job.db, bytes, key.hash, job.writes, patience.clone())
         };
         let cold = self.cold_keys(job, pins);
         let mut fetched = stream::iter(cold.into_iter().map(fetch)).buffer_unordered(LOADS_AT_ONCE);
