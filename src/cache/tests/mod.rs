@@ -1,6 +1,7 @@
 //! The rules of reading and writing through, each test a story of SEMANTICS with its number: a cache
 //! with a hand-set clock over a memory store whose calls fail, hang and lose their answers as told.
 
+mod faults;
 mod loads;
 mod tiers;
 mod writes;
