@@ -105,7 +105,7 @@ fn comes_back(dir: &Path, flags: &[&str]) {
     assert!(after >= 0.9 * before, "{after:.3} of {before:.3}");
 }
 
-/// SEMANTICS 8, at size, without a disk tier: what comes back is a snapshot of memory.
+/// SEMANTICS 8: at size, without a disk tier: what comes back is a snapshot of memory.
 #[test]
 fn a_million_keys_come_back_from_a_snapshot() {
     let dir = tempfile::tempdir().expect("a directory");

@@ -72,8 +72,8 @@ fn memory_comes_back_after_a_clean_stop() {
     }
 }
 
-/// SEMANTICS 8: clean stop, start, SET k v2, kill -9, start: the old snapshot must not bring v1 back, nor
-/// a key that was deleted, nor one whose deadline was moved.
+/// SEMANTICS 8: *clean stop, start, SET k v2, kill -9, start: the old snapshot brings v1 back.* Nor may it
+/// bring back a key that was deleted, or one whose deadline was moved.
 #[test]
 fn an_old_snapshot_brings_nothing_back() {
     for flags in [&["--memory", "64mb"][..], DISK] {
@@ -162,7 +162,9 @@ fn nothing_is_saved_against_the_will() {
     assert_eq!(size_after(&["--warm-restart", "no"], "SHUTDOWN SAVE"), Value::Int(1));
 }
 
-/// A run that did without a tier has changed what that tier can't know: it starts empty afterwards.
+/// SEMANTICS 9: *a slot leaves and returns, and its first owner still has old records.* So far there are no
+/// slots, but runs: one that did without a tier has changed what that tier can't know, and it starts empty
+/// afterwards.
 #[test]
 fn a_tier_that_was_left_out_is_not_believed_again() {
     const MEMORY: &[&str] = &["--memory", "64mb"];

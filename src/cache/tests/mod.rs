@@ -3,6 +3,7 @@
 
 mod faults;
 mod loads;
+mod rules;
 mod tiers;
 mod writes;
 

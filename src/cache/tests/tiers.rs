@@ -21,7 +21,7 @@ pub(super) struct Tiers {
 }
 
 /// A log of four mebibytes on a disk with faults.
-fn small_log(dir: &Path, disk: &Arc<DiskFaults>) -> log::Options {
+pub(super) fn small_log(dir: &Path, disk: &Arc<DiskFaults>) -> log::Options {
     log::Options {
         queue: 64 << 10,
         disk: Arc::new(Faulty::new(Real, disk.clone())),
