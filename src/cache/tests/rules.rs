@@ -411,14 +411,22 @@ async fn rule_7(what: Change) {
     let clock = Clock::manual(NOW);
     let open = || with_queue(dir.path(), &faults, &clock, Eviction::AllkeysS3fifo);
     let tiers = open();
-    // The disk is slow: what leaves memory waits in the queue, or is being written.
+    let mut set = 0;
+    let mut fill = async |cold: usize| loop {
+        for _ in 0..20 {
+            tiers.set(0, &format!("key:{set}"), V1, Ttl::Clear).await.expect("room");
+            set += 1;
+        }
+        let all = cold_keys(&tiers, set);
+        if all.len() >= cold {
+            break all;
+        }
+    };
+    fill(50).await;
+    eventually(|| tiers.log().queue.len() == (0, 0)).await;
+    // The disk is slow: what leaves memory from here on waits in the queue, or is being written.
     faults.hold_writes(true);
-    let (mut all, mut set) = (Vec::new(), 0);
-    while all.len() < 50 {
-        tiers.set(0, &format!("key:{set}"), V1, Ttl::Clear).await.expect("room");
-        set += 1;
-        all = cold_keys(&tiers, set);
-    }
+    let all = fill(100).await;
     // Some of them are read meanwhile.
     let read = join_all(all.iter().step_by(2).map(|key| tiers.get(0, key))).await;
     assert!(read.iter().all(|found| *found == Ok(Some(V1.to_vec()))), "{read:?}");
