@@ -219,6 +219,7 @@ fn entries(server: &Server) -> f64 {
     entries.expect("the field").parse().expect("a number")
 }
 
+/// SEMANTICS 7, 8: *v1 waits to be written, SET k v2, kill -9, start: v1 is back.*
 #[test]
 fn kills_bring_back_nothing_that_was_overwritten_or_deleted() {
     let kills = std::env::var("LARDER_KILLS").ok().and_then(|kills| kills.parse().ok());

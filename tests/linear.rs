@@ -122,6 +122,57 @@ fn check(flags: &[&str]) {
     assert_eq!(hits > 100, expected, "{hits} hits in L1");
 }
 
+/// SEMANTICS 4: *a torn MGET.* Two keys that MSET changes together are never seen half changed, though each of
+/// them alone is served from the workers' own caches.
+#[test]
+fn two_keys_change_together() {
+    const READS: usize = 4_000;
+    let server = Server::start(&["--workers", "4", "--memory", "64mb"]);
+    let set = |raw: &mut Raw, number: u64| {
+        let number = number.to_string();
+        assert_eq!(raw.ask(&["MSET", "a", &number, "b", &number]), b"+OK\r\n");
+    };
+    set(&mut server.raw(), 0);
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut raw = server.raw();
+            let mut written = 0;
+            while !over.load(SeqCst) {
+                written += 1;
+                set(&mut raw, written);
+            }
+            written
+        });
+        let readers: Vec<_> = (0..3)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut raw = server.raw();
+                    let heat = common::encode(&["GET", "a"]).repeat(50);
+                    let mut changes = 0;
+                    let mut last = None;
+                    for _ in 0..READS {
+                        raw.send(&heat);
+                        raw.request(&["MGET", "a", "b"]);
+                        (0..50).for_each(|_| drop(raw.reply()));
+                        let reply = String::from_utf8(raw.reply()).expect("numbers");
+                        let words: Vec<&str> = reply.split("\r\n").collect();
+                        assert_eq!(words[2], words[4], "half of an MSET: {reply:?}");
+                        changes += u64::from(last.as_deref() != Some(words[2]));
+                        last = Some(words[2].to_owned());
+                    }
+                    changes
+                })
+            })
+            .collect();
+        let changes: Vec<_> = readers.into_iter().map(|reader| reader.join()).collect();
+        over.store(true, SeqCst);
+        let written = writer.join().expect("it writes");
+        let changes: u64 = changes.into_iter().map(|changes| changes.expect("no half")).sum();
+        assert!(changes > 1_000, "{changes} changes seen of {written}");
+    });
+}
+
 /// SEMANTICS 4: no stale read of a hot key, whichever worker serves it.
 #[test]
 fn one_hot_key_has_one_history() {

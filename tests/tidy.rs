@@ -22,8 +22,12 @@ const LEAF_USES: &[(&str, &[&str])] = &[
 ];
 
 fn sources() -> Vec<(PathBuf, String)> {
+    sources_in("src")
+}
+
+fn sources_in(dir: &str) -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
-    let mut left = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    let mut left = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(dir)];
     while let Some(dir) = left.pop() {
         for entry in fs::read_dir(dir).expect("src is there") {
             let path = entry.expect("readable").path();
@@ -148,6 +152,30 @@ fn unsafe_stays_where_it_is_argued() {
         assert!(blocks == 0 || may.contains(&&*name), "{}: unsafe", path.display());
         let argued = text.matches("SAFETY").count() + text.matches("# Safety").count();
         assert!(argued >= blocks, "{}: {blocks} unsafe, {argued} argued", path.display());
+    }
+}
+
+/// Rules of the tiers (SEMANTICS 1 to 9) that a test tells the story of, by its number.
+#[test]
+fn every_rule_of_the_tiers_has_a_test_that_names_it() {
+    let all: Vec<_> = ["src/cache/tests", "tests"].into_iter().flat_map(sources_in).collect();
+    for rule in 1..=9 {
+        let is_named = |line: &str| {
+            let numbers = line.trim_start().strip_prefix("/// SEMANTICS ");
+            let numbers = numbers.and_then(|rest| rest.split_once(':')).map(|(numbers, _)| numbers);
+            numbers.is_some_and(|numbers| numbers.contains(&rule.to_string()))
+        };
+        let named = all.iter().any(|(_, text)| text.lines().any(is_named));
+        assert!(named, "no test names SEMANTICS {rule}");
+    }
+}
+
+/// Tests have the same bound as what they test.
+#[test]
+fn files_of_tests_have_a_bounded_length() {
+    for (path, text) in sources_in("tests") {
+        let lines = text.lines().count();
+        assert!(lines <= TOO_LONG, "{}: {lines} lines", path.display());
     }
 }
 

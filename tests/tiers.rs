@@ -191,8 +191,8 @@ fn pipelines_of_cold_keys_keep_their_order() {
     assert!(found.iter().enumerate().all(|(at, found)| *found == value(at * 20 + 5)));
 }
 
-/// With `noeviction` the disk makes room until it is full too; then writes are refused and everything
-/// is still there (SEMANTICS 6).
+/// SEMANTICS 6: with `noeviction` the disk makes room until it is full too; then writes are refused and
+/// everything is still there.
 #[test]
 fn nothing_is_forgotten_without_leave() {
     let flags = ["--memory", "2mb", "--disk-size", "8mb", "--maxmemory-policy", "noeviction"];

@@ -75,8 +75,8 @@ impl Memory {
             return Err(Evicted::Full);
         }
         match log.queue.reserve() {
-            // Until the log is full nothing is forgotten either (SEMANTICS 6).
-            None if keeps || !log.is_full() => Err(Evicted::Busy),
+            // Until the log is full nothing is forgotten either (SEMANTICS 6), if the disk takes it.
+            None if keeps || !(log.is_full() || log.ails()) => Err(Evicted::Busy),
             permit => Ok(permit),
         }
     }

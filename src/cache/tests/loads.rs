@@ -113,6 +113,7 @@ async fn fill(bench: &Bench, keys: &[String], len: usize) {
     }
 }
 
+/// SEMANTICS 2: *1 MB of memory, MGET of 50 cold keys: loading the 40th evicts the 3rd, for ever.*
 #[tokio::test]
 async fn rule_2_more_cold_keys_than_fit_are_read_at_once() {
     let bench = Bench::small(Eviction::default());
@@ -162,6 +163,7 @@ async fn rule_2_what_finds_no_room_in_memory_is_there_all_the_same() {
     assert_eq!(bench.expire("r:k", NOW + 1000).await, Ok(true));
 }
 
+/// SEMANTICS 3: *`lock` is in the store, the store fails or stalls, a second SET NX succeeds.*
 #[tokio::test]
 async fn rule_3_a_condition_is_not_decided_without_the_old_value() {
     let bench = Bench::new();

@@ -1,7 +1,9 @@
 //! The rules of reading and writing through, each test a story of SEMANTICS with its number: a cache
 //! with a hand-set clock over a memory store whose calls fail, hang and lose their answers as told.
 
+mod faults;
 mod loads;
+mod rules;
 mod tiers;
 mod writes;
 

@@ -11,6 +11,8 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::{Condvar, Mutex};
+
 use super::{Disk, File};
 
 /// What is wrong with a disk, changed while it is in use.
@@ -30,9 +32,34 @@ pub struct Faults {
     pub write_delay: AtomicU64,
     reads: AtomicU64,
     writes: AtomicU64,
+    /// Whether reads wait, and whether writes do.
+    held: Mutex<[bool; 2]>,
+    freed: Condvar,
 }
 
+const READS: usize = 0;
+const WRITES: usize = 1;
+
 impl Faults {
+    /// Lets reads wait, or go on.
+    pub fn hold_reads(&self, holds: bool) {
+        self.hold(READS, holds);
+    }
+
+    /// Lets writes wait, or go on.
+    pub fn hold_writes(&self, holds: bool) {
+        self.hold(WRITES, holds);
+    }
+
+    fn hold(&self, which: usize, holds: bool) {
+        self.held.lock()[which] = holds;
+        self.freed.notify_all();
+    }
+
+    fn pass(&self, which: usize) {
+        self.freed.wait_while(&mut self.held.lock(), |held| held[which]);
+    }
+
     /// Reads so far.
     pub fn reads(&self) -> u64 {
         self.reads.load(Relaxed)
@@ -84,6 +111,7 @@ impl<D: Disk> Disk for Faulty<D> {
 impl File for FaultyFile {
     fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
         let count = self.faults.reads.fetch_add(1, Relaxed) + 1;
+        self.faults.pass(READS);
         stall(&self.faults.read_delay);
         if fails(&self.faults.fail_reads, count) {
             return Err(rustix::io::Errno::IO.into());
@@ -93,6 +121,7 @@ impl File for FaultyFile {
 
     fn write_at(&self, buf: &[u8], at: u64) -> io::Result<()> {
         let count = self.faults.writes.fetch_add(1, Relaxed) + 1;
+        self.faults.pass(WRITES);
         stall(&self.faults.write_delay);
         if self.faults.full.load(Relaxed) != 0 {
             return Err(rustix::io::Errno::NOSPC.into());

@@ -225,6 +225,8 @@ pub struct Log {
     records: AtomicU64,
     /// Whether every segment was written once, so that more has to be forgotten.
     is_full: AtomicBool,
+    /// Whether the last writes failed, again and again.
+    ails: AtomicBool,
     /// Why it started empty, if it did.
     pub started_empty: Option<&'static str>,
     /// Tells those who wait for room in the queue.
@@ -312,6 +314,7 @@ impl Log {
             wants_room: AtomicBool::new(false),
             records: AtomicU64::new(0),
             is_full: AtomicBool::new(is_full),
+            ails: AtomicBool::new(false),
             started_empty: why,
             room: tokio::sync::Notify::new(),
         })
@@ -379,6 +382,11 @@ impl Log {
     /// Notes that every segment was written once.
     fn set_full(&self) {
         self.is_full.store(true, Release);
+    }
+
+    /// Whether the disk takes no writes. What would wait for it is let go then, where it may be forgotten.
+    pub fn ails(&self) -> bool {
+        self.ails.load(Relaxed)
     }
 
     /// Valid records, and their bytes.

@@ -6,8 +6,8 @@
 //! is always empty: it is reclaimed when the one before it is begun, and what survives goes there.
 //!
 //! A write that fails is tried again later, from the same bytes at the same place. When that has failed
-//! a few times, what was to be written is let go and the segment is left as it is; where nothing may be
-//! forgotten it is tried for ever.
+//! a few times, what was to be written is let go and the segment is left as it is, and until a write
+//! succeeds nothing waits for the disk; where nothing may be forgotten it is tried for ever.
 
 use std::{
     io,
@@ -88,7 +88,9 @@ impl Writer {
         writer
     }
 
-    /// Opens the segment that was written last again, behind its last valid record.
+    /// Ends the segment that was written last, as it is. Behind its last valid record there may be records
+    /// of its generation that no longer count; were they written over and the disk forgot it, they would
+    /// pass. So no place is written twice in one generation.
     fn resume(&mut self) {
         let log = &self.log;
         let segment = log.state.next_segment();
@@ -96,17 +98,24 @@ impl Writer {
         if kind != Kind::Open {
             return;
         }
-        let Ok(items) = log.contents(segment) else {
-            return log.state.set_next_segment((segment + 1) % log.shape.segments);
-        };
+        let behind = (segment + 1) % log.shape.segments;
+        if log.state.valid_in(segment).next().is_none() {
+            return log.state.set_segment(segment, generation, Kind::Empty);
+        }
+        let Ok(items) = log.contents(segment) else { return log.state.set_next_segment(behind) };
         let first = segment as u64 * log.shape.units();
         let end = |item: &Item| (item.slot.place() - first + item.slot.units()) * UNIT as u64;
         let at = items.iter().map(end).max().unwrap_or(0).next_multiple_of(PAGE as u64);
         let at = at.min(log.shape.segment_bytes as u64);
         let (written, pending) = (at, Vec::new());
-        let first = segment;
-        self.open = Some(Open { first, generation, at, written, items, pending });
-        self.reclaiming = Some((segment + 1) % log.shape.segments);
+        let open = Open { first: segment, generation, at, written, items, pending };
+        if log.state.segment(behind).1 == Kind::Empty {
+            self.end(open);
+        } else {
+            // The end came while that was being emptied: what survives of it has its place here.
+            self.open = Some(open);
+            self.reclaiming = Some(behind);
+        }
     }
 
     /// Writes some of what waits; all of it, to the last byte, if told so. Returns how many entries it
@@ -246,6 +255,7 @@ impl Writer {
             return Err(error);
         }
         self.failures = 0;
+        self.log.ails.store(false, Relaxed);
         open.written += whole as u64;
         let done = open.pending.iter().take_while(|pending| pending.end <= open.written).count();
         for Pending { item, from, .. } in open.pending.drain(..done) {
@@ -276,6 +286,7 @@ impl Writer {
         state.set_next_segment((open.first + 1) % self.log.shape.segments);
         self.filled = 0;
         self.failures = 0;
+        self.log.ails.store(true, Relaxed);
         self.log.room.notify_waiters();
     }
 
@@ -292,10 +303,17 @@ impl Writer {
         Err(io::ErrorKind::StorageFull.into())
     }
 
-    /// Ends a segment: writes its table.
+    /// Ends the segment that is being written.
     fn seal(&mut self, memory: &Memory) -> io::Result<()> {
         self.send_all(memory)?;
-        let Some(open) = self.open.take() else { return Ok(()) };
+        if let Some(open) = self.open.take() {
+            self.end(open);
+        }
+        Ok(())
+    }
+
+    /// Ends a segment: writes its table.
+    fn end(&self, open: Open) {
         let shape = self.log.shape;
         let first_unit = open.first as u64 * shape.units();
         let table = contents::table(&open.items, open.generation, first_unit);
@@ -308,7 +326,6 @@ impl Writer {
             self.log.state.set_segment(open.first, open.generation, Kind::Sealed);
         }
         self.log.state.set_next_segment((open.first + 1) % shape.segments);
-        Ok(())
     }
 
     /// Begins the next segment, which is empty, and empties the one behind it.
