@@ -20,22 +20,16 @@ use super::{
 use crate::tier::{
     demote::Known,
     disk::{PAGE, buffer::Buffer},
-    entry::{EntryRef, Meta},
-    log::{
-        Fetched, Log, add,
-        slot::{QUEUED, Slot},
-        writer::Writer,
-    },
+    entry::Meta,
+    log::{Fetched, Log, add, slot::Slot, writer::Writer},
+    lookup::Wanted,
     memory::Memory,
-    shelf::is_live,
 };
 
 /// Reads under way at once.
 const READERS: usize = 16;
 /// Flights that wait for a reader; more are taken for a disk that doesn't answer.
 const MOST_WAITING: usize = 1 << 16;
-/// How often a record is looked for again because its segment was reclaimed meanwhile.
-const TRIES: u32 = 8;
 /// A reader's buffer is made smaller again when it is larger than this.
 const KEPT_BUFFER: usize = 64 << 10;
 /// How long the writer waits for more before it writes less than it would like to.
@@ -188,7 +182,7 @@ fn read_for_ever(waiting: &Waiting, log: &Log) {
         drop(jobs);
         match job {
             Job::Flight(pilot) => {
-                let found = look(log, &pilot, &mut buffer);
+                let found = look(&pilot, &mut buffer);
                 pilot.go_on_to_store(found);
             }
             Job::Key(record, sender) => {
@@ -207,71 +201,18 @@ fn read_for_ever(waiting: &Waiting, log: &Log) {
 }
 
 /// Looks for a flight's key in L3 and, if it is there, brings it into memory.
-fn look(log: &Log, pilot: &Pilot, buffer: &mut Buffer) -> Result<Found, FetchError> {
-    let memory = &pilot.cache.memory;
-    let now = pilot.cache.clock.now();
-    let absent = |known| Ok(Found { entry: None, known });
-    for _ in 0..TRIES {
-        let Some(below) = memory.below(pilot.db, pilot.hash) else { return absent(Known::None) };
-        let mut best: Option<(u64, EntryRef, Slot)> = None;
-        let mut has_moved = false;
-        for record in below.records {
-            let found = if record.has(QUEUED) {
-                look_in_queue(log, pilot, record)
-            } else {
-                let access = memory.rules().eviction().first_access(now);
-                log.read(buffer, record, below.keyspace, &pilot.key, |found| {
-                    (found.head.version, found.entry(access))
-                })
-            };
-            match found {
-                Fetched::Found((version, entry)) => {
-                    if best.as_ref().is_none_or(|(newest, ..)| version > *newest) {
-                        best = Some((version, entry, record));
-                    }
-                }
-                // The place, or the queue's number, may be another record's by now.
-                Fetched::Other => {
-                    has_moved |= !memory.has_record(below.keyspace, pilot.hash, record);
-                }
-                // What is bad because its segment was reclaimed meanwhile is looked for again.
-                Fetched::Bad if memory.drop_record(below.keyspace, pilot.hash, record) => {
-                    add(&log.counters.bad_records, 1);
-                }
-                Fetched::Bad => has_moved = true,
-                Fetched::Failed(why) => {
-                    tracing::debug!("L3 can't be read: {why}");
-                    return Err(FetchError::Disk);
-                }
-            }
-        }
-        if let Some((_, entry, record)) = best {
-            if !is_live(entry.get(), now) {
-                memory.drop_record(below.keyspace, pilot.hash, record);
-                return absent(Known::None);
-            }
-            add(&log.counters.hits, 1);
-            let known = Known::Record(record);
-            let entry = pilot.install(entry, known);
-            return Ok(Found { entry: Some((entry, Origin::Disk)), known });
-        }
-        if !has_moved {
-            return absent(Known::None);
-        }
-    }
-    Err(FetchError::Disk)
-}
-
-fn look_in_queue(log: &Log, pilot: &Pilot, record: Slot) -> Fetched<(u64, EntryRef)> {
-    let Some(entry) = log.queue.get(record.place() as u32) else { return Fetched::Bad };
-    let entry = entry.get();
-    if entry.key() != &*pilot.key {
-        return Fetched::Other;
-    }
-    add(&log.counters.queue_hits, 1);
-    let access = pilot.cache.memory.rules().eviction().first_access(pilot.cache.clock.now());
-    let copy = EntryRef::new(entry.key(), &[entry.value()], &Meta { access, ..entry.meta() });
-    Fetched::Found((u64::MAX, copy))
+fn look(pilot: &Pilot, buffer: &mut Buffer) -> Result<Found, FetchError> {
+    let Pilot { cache, db, key, hash, .. } = pilot;
+    let wanted = Wanted { db: *db, key, hash: *hash, now: cache.clock.now() };
+    let found = cache.memory.look_below(wanted, buffer).map_err(|why| {
+        tracing::debug!("L3 can't be read: {why}");
+        FetchError::Disk
+    })?;
+    let Some((entry, record)) = found else {
+        return Ok(Found { entry: None, known: Known::None });
+    };
+    let known = Known::Record(record);
+    Ok(Found { entry: Some((pilot.install(entry, known), Origin::Disk)), known })
 }
 
 fn write_for_ever(

@@ -108,6 +108,8 @@ pub struct Options {
     /// The run before this one and this one, where a run may have done without the log: what such a run
     /// changed, the log doesn't know.
     pub runs: Option<Runs>,
+    /// What a new log hashes keys with; `None`: something random.
+    pub seeds: Option<[u64; 4]>,
     /// The disk.
     pub disk: Arc<dyn Disk>,
 }
@@ -132,6 +134,7 @@ impl Options {
             queue: 8 << 20,
             snapshot: false,
             runs: None,
+            seeds: None,
             disk: Arc::new(disk::real::Real),
         }
     }
@@ -256,8 +259,8 @@ fn fingerprint(hasher: &Hasher) -> u64 {
     hash(hasher, b"larder") ^ hash(hasher, &[7; 100])
 }
 
-fn new_hashing() -> Hashing {
-    let seeds = [random(), random(), random(), random()];
+fn new_hashing(seeds: Option<[u64; 4]>) -> Hashing {
+    let seeds = seeds.unwrap_or_else(|| [random(), random(), random(), random()]);
     Hashing { seeds, fingerprint: fingerprint(&hasher_of(&seeds)) }
 }
 
@@ -294,7 +297,7 @@ impl Log {
             fs::remove_file(&path)?;
             let _ = fs::remove_file(options.dir.join(HOT_LIST));
             state = State::open(&path, shape)?;
-            state.format(&new_hashing());
+            state.format(&new_hashing(options.seeds));
         }
         if let Some(runs) = options.runs {
             state.set_run(runs.this);
@@ -383,6 +386,17 @@ impl Log {
     /// Bytes of memory that it takes beside the index.
     pub fn bytes(&self) -> usize {
         self.queue.most_bytes() + self.admission.bytes() + self.state.bytes() + 2 * self.chunk
+    }
+
+    /// Why so much memory is too little for what the log takes of it, if it is.
+    pub fn objection(&self, memory: u64) -> Option<String> {
+        (self.bytes() as u64 > memory / 2).then(|| {
+            format!(
+                "a disk of {} MiB needs {} MiB of memory, more than half of what there is",
+                self.shape.bytes() >> 20,
+                self.bytes() >> 20
+            )
+        })
     }
 
     /// Whether every segment was written once.
