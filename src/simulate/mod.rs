@@ -112,7 +112,7 @@ fn for_each(
     let bar = bar(trace.progress().1, label);
     let mut count = 0u64;
     while count < orders.limit
-        && let Some(request) = trace.next()?
+        && let Some(request) = trace.request()?
     {
         run(request)?;
         count += 1;

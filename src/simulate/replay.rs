@@ -313,6 +313,8 @@ fn is_value_of(key: &[u8], value: &[u8]) -> bool {
 fn open_log(setup: &Setup) -> Result<Arc<Log>, Error> {
     let options = log::Options {
         queue: setup.queue,
+        // A server's queue is never so short that this differs.
+        chunk: (setup.queue / 4 / PAGE * PAGE).max(PAGE),
         segment: setup.segment,
         recover: log::Recover::None,
         seeds: Some(SEEDS),

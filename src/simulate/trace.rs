@@ -136,7 +136,7 @@ impl Trace {
     }
 
     /// The next request; `None` at the end.
-    pub fn next(&mut self) -> Result<Option<Request<'_>>, Error> {
+    pub fn request(&mut self) -> Result<Option<Request<'_>>, Error> {
         loop {
             self.line.clear();
             self.number += 1;
@@ -188,7 +188,7 @@ mod tests {
         let source = Cursor::new(bytes.to_vec());
         let mut trace = Trace::read("t".into(), source, None, 9).map_err(|why| why.to_string())?;
         let mut found = Vec::new();
-        while let Some(request) = trace.next().map_err(|why| why.to_string())? {
+        while let Some(request) = trace.request().map_err(|why| why.to_string())? {
             found.push((request.key.to_vec(), request.size));
         }
         Ok(found)

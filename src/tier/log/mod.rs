@@ -102,6 +102,8 @@ pub struct Options {
     pub recover: Recover,
     /// Bytes of entries that may wait to be written.
     pub queue: usize,
+    /// Bytes that are written at once, at most; what waits must be able to grow to four times as much.
+    pub chunk: usize,
     /// Whether it holds a snapshot: it takes in nothing once it is open, and takes its room on disk as
     /// it needs it.
     pub snapshot: bool,
@@ -132,6 +134,7 @@ impl Options {
             segment: None,
             recover: Recover::default(),
             queue: 8 << 20,
+            chunk: writer::CHUNK,
             snapshot: false,
             runs: None,
             seeds: None,
@@ -309,7 +312,7 @@ impl Log {
             tracing::warn!("{}: no room for all of it yet: {error}", options.dir.display());
         }
         state.begin()?;
-        let chunk = (options.queue / 4).clamp(64 << 10, writer::CHUNK);
+        let chunk = (options.queue / 4).clamp(64 << 10, writer::CHUNK).min(options.chunk);
         let is_used = |at: &usize| state.segment(*at).1 != state::Kind::Empty;
         // One is always empty.
         let is_full = (0..shape.segments).filter(is_used).count() + 1 >= shape.segments;
