@@ -41,9 +41,9 @@ const SCATTER: u64 = 0x9E37_79B9_7F4A_7C15;
 
 fn main() {
     let quick = std::env::args().any(|arg| arg == "--quick");
+    memory();
     hits(quick);
     writes(quick);
-    memory();
 }
 
 /// A key of [`KEY`] bytes.
@@ -87,7 +87,7 @@ fn send(replay: &mut Replay, (key, bytes): Request) {
 }
 
 fn hits(quick: bool) {
-    println!("Misses in percent, L2 : L3 = 1 : 9, together a tenth of the trace's bytes");
+    println!("\nMisses in percent, L2 : L3 = 1 : 9, together a tenth of the trace's bytes");
     println!(
         "{:<12}{:>11}{:>11}{:>11}{:>9}{:>9}{:>7}{:>9}{:>9}{:>9}{:>9}{:>11}",
         "trace", "sum", "L2", "L3", "one", "two", "more", "L2", "L3", "written", "reads", "index"
@@ -208,9 +208,9 @@ fn memory() {
     println!(
         "\nBytes of memory for each of 1,000,000 records of 100 bytes (16 of key, 84 of value)"
     );
-    // Three units a record, and one segment of 64 that is always empty.
-    let disk = RECORDS * 192 / 60 * 64;
-    let (mut replay, _dir) = open(8 << 20, disk, None);
+    // Three units a record and its place in its segment's table; one segment is always empty.
+    let disk = RECORDS * (192 + 16) / 60 * 64;
+    let (mut replay, _dir) = open(32 << 20, disk, None);
     let mut key = 0;
     while log(&replay).live().0 < RECORDS {
         key += 1;
