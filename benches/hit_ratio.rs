@@ -128,7 +128,8 @@ fn replay(
     eviction: Eviction,
     stripe_bits: Option<u32>,
 ) -> f64 {
-    let options = Options { limit, weight, eviction, databases: 1, stripe_bits, log: None };
+    let options =
+        Options { limit, weight, eviction, databases: 1, stripe_bits, ..Options::default() };
     let memory = Memory::new(&options);
     let value = vec![0; 1 << 20];
     let (mut misses, mut random) = (0, 1u64);

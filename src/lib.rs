@@ -14,6 +14,8 @@ pub mod policy;
 pub mod protocol;
 #[cfg(feature = "server")]
 pub mod server;
+#[cfg(feature = "simulate")]
+pub mod simulate;
 pub mod store;
 pub mod tier;
 pub mod value;

@@ -1,6 +1,6 @@
 //! The `larder` program: arguments to configuration to server; an error to its exit code.
 
-use std::process::ExitCode;
+use std::{ffi::OsString, process::ExitCode};
 
 use larder::{
     config::{Config, Exit},
@@ -24,28 +24,38 @@ pub static MALLOC_CONF: &[u8; 199] = b"thp:always,metadata_thp:auto,dirty_decay_
     slab_sizes:33-48:6|49-64:8|65-80:10|81-96:12|97-112:14|113-128:16|129-160:20|161-192:24|193-224:28|225-256:32\0";
 
 fn main() -> ExitCode {
-    let config = match Config::from_args(std::env::args_os()) {
-        Ok(config) => config,
-        Err(Exit::Help(text) | Exit::Version(text)) => {
-            print!("{text}");
-            return ExitCode::SUCCESS;
-        }
-        Err(Exit::Error(error)) => return fail(&error),
-    };
-    if let Err(error) = larder::log::init(&config.settings) {
-        return fail(&error);
+    let args: Vec<_> = std::env::args_os().collect();
+    #[cfg(feature = "simulate")]
+    let is_simulation = args.get(1).is_some_and(|word| word == larder::simulate::WORD);
+    #[cfg(feature = "simulate")]
+    if is_simulation {
+        return end(larder::simulate::run(args));
     }
-    match run(&config) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error),
-    }
+    end(serve(args))
+}
+
+fn serve(args: Vec<OsString>) -> Result<(), Exit> {
+    let config = Config::from_args(args)?;
+    run(&config).map_err(Exit::Error)
 }
 
 fn run(config: &Config) -> Result<(), Error> {
+    larder::log::init(&config.settings)?;
     let server = Server::start(config)?;
     print!("{}", server.banner());
     println!("ready port={}", server.port());
     server.run()
+}
+
+fn end(result: Result<(), Exit>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Exit::Help(text) | Exit::Version(text)) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(Exit::Error(error)) => fail(&error),
+    }
 }
 
 fn fail(error: &Error) -> ExitCode {

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use super::{
     Inner,
     flight::Pilot,
-    lookup::{Job, Peek, Search},
+    job::{Job, Peek, Search},
     readers::Readers,
 };
 use crate::tier::{

@@ -10,9 +10,9 @@ mod below;
 pub mod charge;
 pub mod counter;
 mod flight;
+mod job;
 mod landing;
 pub mod local;
-mod lookup;
 mod readers;
 mod settle;
 mod turns;
@@ -188,8 +188,29 @@ impl Cache {
         assert!(runtime.is_some() || !needs_runtime, "a namespace with a store needs a runtime");
         let memory = Memory::new(options);
         let disk = memory.log().map(|log| below::Disk::start(log, &memory));
-        let has_below = AtomicBool::new(disk.is_some());
-        let cache = Self(Arc::new(Inner {
+        let cache = Self::over(memory, disk, policies, clock, runtime);
+        if let Some(disk) = &cache.0.disk {
+            disk.write_for(&cache.0);
+        }
+        cache
+    }
+
+    /// A cache that starts no thread, for a simulation: whoever has it does what L3 needs in between. A
+    /// read of a key that may be there ends *below*; see [`Memory::look_below`] and
+    /// [`Writer::step`](crate::tier::log::writer::Writer::step).
+    pub fn without_threads(options: &Options, clock: Clock) -> Self {
+        Self::over(Memory::new(options), None, Policies::default(), clock, None)
+    }
+
+    fn over(
+        memory: Memory,
+        disk: Option<below::Disk>,
+        policies: Policies,
+        clock: Clock,
+        runtime: Option<Handle>,
+    ) -> Self {
+        let has_below = AtomicBool::new(memory.log().is_some());
+        Self(Arc::new(Inner {
             memory,
             disk,
             has_below,
@@ -201,11 +222,7 @@ impl Cache {
             max_string: AtomicUsize::new(512 << 20),
             version: AtomicU64::new(0),
             store_timeout: AtomicU64::new(STORE_TIMEOUT.as_millis() as u64),
-        }));
-        if let Some(disk) = &cache.0.disk {
-            disk.write_for(&cache.0);
-        }
-        cache
+        }))
     }
 
     /// The memory tier.

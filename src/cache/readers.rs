@@ -12,7 +12,7 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 use slab::Slab;
 
-use super::lookup::Job;
+use super::job::Job;
 use crate::tier::{
     disk::{
         PAGE,

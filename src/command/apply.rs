@@ -28,9 +28,6 @@ fn make_descriptors(clients: u32) {
     }
 }
 
-/// All workers' own caches take at most this part of memory.
-const LOCAL_SHARE: u64 = 50;
-
 impl Shared {
     /// Brings the live settings to the cache. Call it after the settings have changed, and at start.
     pub fn apply_settings(&self) {
@@ -53,9 +50,7 @@ impl Shared {
 
     /// Bytes that a worker's own cache may hold.
     pub fn local_limit(&self) -> usize {
-        let settings = self.live.get();
-        let share = settings.memory_limit() / LOCAL_SHARE;
-        settings.l1.min(share) as usize / self.workers.len().max(1)
+        self.live.get().l1_limit() as usize / self.workers.len().max(1)
     }
 
     /// Whether keys past their deadline are removed without being read (DEBUG SET-ACTIVE-EXPIRE).

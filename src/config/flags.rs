@@ -13,6 +13,13 @@ use super::{
 };
 use crate::error::Error;
 
+/// How the program is called. (A configuration of the name `simulate` is `./simulate`.)
+const USAGE: &str = if cfg!(feature = "simulate") {
+    "larder [CONFIG] [--flag value ...]\n       larder simulate TRACE [--flag value ...]"
+} else {
+    "larder [CONFIG] [--flag value ...]"
+};
+
 /// Why the program ends before it has served.
 #[derive(Debug)]
 pub enum Exit {
@@ -79,7 +86,7 @@ pub(super) fn command() -> Command {
     Command::new("larder")
         .version(env!("CARGO_PKG_VERSION"))
         .about("A cache server that speaks the Redis protocol and knows the database behind it.")
-        .override_usage("larder [CONFIG] [--flag value ...]")
+        .override_usage(USAGE)
         .after_help(
             "Sizes are bytes or have a unit (1kb is 1024 bytes, 1k is 1000; mb, gb, m, g alike). \
              Durations have a unit (us, ms, s, m, h, d) or count in the one that is named. A flag \
@@ -229,6 +236,7 @@ mod tests {
             }
         }
         assert!(help.contains("[default: 6379]"));
+        assert_eq!(help.contains("larder simulate TRACE"), cfg!(feature = "simulate"));
     }
 
     #[test]

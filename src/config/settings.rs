@@ -18,6 +18,12 @@ use crate::tier::log as disk;
 const INT_MAX: i64 = i32::MAX as i64;
 const MIB: u64 = 1 << 20;
 const SIZE_MAX: u64 = i64::MAX as u64;
+/// L1 gets at most so many parts of memory.
+const LOCAL_SHARE: u64 = 50;
+/// The part of memory that may wait to be written to disk, and its bounds in bytes.
+const QUEUE_SHARE: u64 = 32;
+const QUEUE_LEAST: u64 = 256 << 10;
+const QUEUE_MOST: u64 = 8 << 20;
 
 /// When a new value takes effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -272,6 +278,16 @@ impl Settings {
     /// The limit of memory in bytes: `memory`, or where that is 0 the machine's share.
     pub fn memory_limit(&self) -> u64 {
         if self.memory == 0 { machine::memory_share() } else { self.memory }
+    }
+
+    /// Bytes that the workers' own caches may hold together.
+    pub fn l1_limit(&self) -> u64 {
+        self.l1.min(self.memory_limit() / LOCAL_SHARE)
+    }
+
+    /// Bytes of entries that may wait to be written to disk.
+    pub fn disk_queue(&self) -> usize {
+        (self.memory_limit() / QUEUE_SHARE).clamp(QUEUE_LEAST, QUEUE_MOST) as usize
     }
 
     /// What two settings together don't allow: the name of the one to blame, and why.

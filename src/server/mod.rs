@@ -50,10 +50,6 @@ use crate::{
 };
 use worker::{Message, Worker};
 
-/// The part of memory that may wait to be written to disk, and its bounds in bytes.
-const QUEUE_SHARE: usize = 32;
-const QUEUE_LEAST: usize = 256 << 10;
-const QUEUE_MOST: usize = 8 << 20;
 /// The number of the last run, in the data directory.
 const RUN: &str = "RUN";
 /// Where memory is saved, in the data directory.
@@ -298,17 +294,12 @@ fn open_log(settings: &Settings, runs: log::Runs) -> Result<Option<Arc<Log>>, Er
     }
     forget_snapshot(&settings.dir);
     let dir = settings.disk_path.clone().unwrap_or_else(|| settings.dir.join("l3"));
-    let queue = (settings.memory_limit() as usize / QUEUE_SHARE).clamp(QUEUE_LEAST, QUEUE_MOST);
+    let queue = settings.disk_queue();
     let runs = Some(runs);
     let options =
         log::Options { queue, recover, runs, ..log::Options::new(&dir, settings.disk_size) };
     let log = Log::open(&options).map_err(|why| Error::DataDir(dir.clone(), why.to_string()))?;
-    if log.bytes() as u64 > settings.memory_limit() / 2 {
-        let text = format!(
-            "a disk of {} MiB needs {} MiB of memory, more than half of what there is",
-            settings.disk_size >> 20,
-            log.bytes() >> 20
-        );
+    if let Some(text) = log.objection(settings.memory_limit()) {
         return Err(Error::Config(text));
     }
     if let Some(why) = log.started_empty {

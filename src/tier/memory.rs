@@ -59,6 +59,8 @@ pub struct Options {
     pub databases: usize,
     /// log2 of the number of stripes; `None`: by the capacity.
     pub stripe_bits: Option<u32>,
+    /// What keys are hashed with, where no log says it; `None`: something random.
+    pub seeds: Option<[u64; 4]>,
     /// L3, if there is one: what is evicted goes there.
     pub log: Option<Arc<Log>>,
 }
@@ -71,6 +73,7 @@ impl Default for Options {
             eviction: Eviction::default(),
             databases: 16,
             stripe_bits: None,
+            seeds: None,
             log: None,
         }
     }
@@ -134,6 +137,14 @@ fn charge_of_log(options: &Options) -> usize {
     log.map_or(0, |log| log.bytes())
 }
 
+fn hasher(options: &Options) -> Hasher {
+    match (&options.log, options.seeds) {
+        (Some(log), _) => log.hasher(),
+        (None, Some([a, b, c, d])) => Hasher::with_seeds(a, b, c, d),
+        (None, None) => Hasher::new(),
+    }
+}
+
 impl Memory {
     /// An empty tier.
     pub fn new(options: &Options) -> Self {
@@ -149,7 +160,7 @@ impl Memory {
         };
         let segments = (entries >> stripe_bits) / SEGMENT_ENTRIES;
         let rules = Rules {
-            hasher: options.log.as_ref().map_or_else(Hasher::new, |log| log.hasher()),
+            hasher: hasher(options),
             weight: options.weight,
             stripe_bits,
             segment_bits: segments.max(1).ilog2().min(MAX_SEGMENT_BITS),
@@ -761,36 +772,4 @@ impl Core {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::tier::entry::Meta;
-
-    const NOW: u64 = 1_700_000_000_000;
-
-    fn set(memory: &Memory, key: &[u8], deadline: u64, now: u64) {
-        let entry = EntryRef::new(key, &[b"v"], &Meta { deadline, ..Meta::default() });
-        let hash = memory.hash(key);
-        let mut core = memory.lock(memory.stripe_of(hash));
-        let shelf = memory.shelf(memory.stripe_of(hash), &mut core, 0);
-        shelf.insert(hash, entry, memory.rules(), now);
-        memory.report(shelf);
-    }
-
-    #[test]
-    fn every_entry_leaves_at_its_deadline_without_a_read() {
-        for _ in 0..20 {
-            let memory = Memory::new(&Options { limit: 1 << 30, ..Options::default() });
-            for number in 0..30_000u64 {
-                let now = NOW + number / 100;
-                set(&memory, &number.to_be_bytes(), now + 100 + number % 7_000, now);
-            }
-            for now in (NOW..NOW + 8_000).step_by(100) {
-                for stripe in 0..memory.stripes() {
-                    while memory.expire(stripe, 32, now) == 32 {}
-                }
-            }
-            assert_eq!(memory.len(0), (0, 0));
-            assert_eq!(memory.expired(), 30_000);
-        }
-    }
-}
+mod tests;

@@ -13,6 +13,8 @@ const BYTES_PER_KEY: u64 = 512;
 const BITS: usize = 8;
 const PROBES: u64 = 4;
 const LEAST_WORDS: usize = 64;
+/// Words of a cache line.
+const LINE: usize = 8;
 
 /// The two filters.
 pub struct Admission {
@@ -27,7 +29,7 @@ impl Admission {
     /// For a log of so many bytes.
     pub fn new(log: u64) -> Self {
         let words = ((log / BYTES_PER_KEY) as usize * BITS / 64).max(LEAST_WORDS);
-        let words = words.next_power_of_two() / 2;
+        let words = words.next_multiple_of(LINE);
         let filter = || (0..words).map(|_| AtomicU64::new(0)).collect();
         Self {
             filters: [filter(), filter()],
@@ -45,7 +47,8 @@ impl Admission {
     fn bits(&self, hash: u64) -> impl Iterator<Item = (usize, u64)> {
         let words = self.filters[0].len();
         // One line of a filter holds all bits of a key.
-        let line = (hash.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as usize % (words / 8) * 8;
+        let line =
+            (hash.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as usize % (words / LINE) * LINE;
         (0..PROBES).map(move |probe| {
             let bit = hash >> (probe * 9) & 511;
             (line + (bit / 64) as usize, 1 << (bit % 64))

@@ -19,7 +19,7 @@
 //! written are written again, up to a small share; the others are forgotten, unless the eviction policy
 //! says that they may not be: then they are written again, all of them.
 //!
-//! Nothing here starts a thread: [`writer::Writer::step`] and [`Log::read`] do their work when they are
+//! Nothing here starts a thread: [`writer::Writer::step`] and [`Log::read_span`] do their work when they are
 //! called, by the cache's threads, by a test, or by a simulation.
 
 pub mod admission;
@@ -100,12 +100,16 @@ pub struct Options {
     pub recover: Recover,
     /// Bytes of entries that may wait to be written.
     pub queue: usize,
+    /// Bytes that are written at once, at most; what waits must be able to grow to four times as much.
+    pub chunk: usize,
     /// Whether it holds a snapshot: it takes in nothing once it is open, and takes its room on disk as
     /// it needs it.
     pub snapshot: bool,
     /// The run before this one and this one, where a run may have done without the log: what such a run
     /// changed, the log doesn't know.
     pub runs: Option<Runs>,
+    /// What a new log hashes keys with; `None`: something random.
+    pub seeds: Option<[u64; 4]>,
     /// The disk.
     pub disk: Arc<dyn Disk>,
 }
@@ -128,8 +132,10 @@ impl Options {
             segment: None,
             recover: Recover::default(),
             queue: 8 << 20,
+            chunk: writer::CHUNK,
             snapshot: false,
             runs: None,
+            seeds: None,
             disk: Arc::new(disk::real::Real),
         }
     }
@@ -244,8 +250,8 @@ fn fingerprint(hasher: &Hasher) -> u64 {
     hash(hasher, b"larder") ^ hash(hasher, &[7; 100])
 }
 
-fn new_hashing() -> Hashing {
-    let seeds = [random(), random(), random(), random()];
+fn new_hashing(seeds: Option<[u64; 4]>) -> Hashing {
+    let seeds = seeds.unwrap_or_else(|| [random(), random(), random(), random()]);
     Hashing { seeds, fingerprint: fingerprint(&hasher_of(&seeds)) }
 }
 
@@ -282,7 +288,7 @@ impl Log {
             fs::remove_file(&path)?;
             let _ = fs::remove_file(options.dir.join(HOT_LIST));
             state = State::open(&path, shape)?;
-            state.format(&new_hashing());
+            state.format(&new_hashing(options.seeds));
         }
         if let Some(runs) = options.runs {
             state.set_run(runs.this);
@@ -294,7 +300,7 @@ impl Log {
             tracing::warn!("{}: no room for all of it yet: {error}", options.dir.display());
         }
         state.begin()?;
-        let chunk = (options.queue / 4).clamp(64 << 10, writer::CHUNK);
+        let chunk = (options.queue / 4).clamp(64 << 10, writer::CHUNK).min(options.chunk);
         let is_used = |at: &usize| state.segment(*at).1 != state::Kind::Empty;
         // One is always empty.
         let is_full = (0..shape.segments).filter(is_used).count() + 1 >= shape.segments;
@@ -372,6 +378,17 @@ impl Log {
     /// Bytes of memory that it takes beside the index.
     pub fn bytes(&self) -> usize {
         self.queue.most_bytes() + self.admission.bytes() + self.state.bytes() + 2 * self.chunk
+    }
+
+    /// Why so much memory is too little for what the log takes of it, if it is.
+    pub fn objection(&self, memory: u64) -> Option<String> {
+        (self.bytes() as u64 > memory / 2).then(|| {
+            format!(
+                "a disk of {} MiB needs {} MiB of memory, more than half of what there is",
+                self.shape.bytes() >> 20,
+                self.bytes() >> 20
+            )
+        })
     }
 
     /// Whether every segment was written once.

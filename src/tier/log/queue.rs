@@ -83,6 +83,11 @@ impl Queue {
         (self.waiting.len(), self.bytes.load(Relaxed))
     }
 
+    /// Whether as much waits as the writer is woken for.
+    pub fn has_enough(&self) -> bool {
+        self.untaken.load(Relaxed) >= self.enough
+    }
+
     /// Reserves a place, if there is room.
     pub fn reserve(&self) -> Option<Permit> {
         if self.bytes.load(Relaxed) >= self.limit {
@@ -155,7 +160,7 @@ impl Queue {
         let mut sleeps = self.sleeps.lock();
         *sleeps = true;
         self.is_asleep.store(true, Relaxed);
-        if self.untaken.load(Relaxed) < self.enough {
+        if !self.has_enough() {
             self.wake.wait_while_for(&mut sleeps, |sleeps| *sleeps, limit);
         }
         self.is_asleep.store(false, Relaxed);

@@ -2,10 +2,7 @@
 //!
 //! The two halves stand apart so that what is between, the disk, can be waited for in any way.
 
-use std::{
-    io,
-    time::{Duration, Instant},
-};
+use std::{io, time::Duration};
 
 use super::{
     super::{
@@ -100,21 +97,6 @@ impl Log {
         bytes: usize,
     ) -> io::Result<&'a [u8]> {
         self.read_span(buffer, &self.span(start, bytes))
-    }
-
-    /// Reads the record of a slot, waits for it and judges it.
-    pub fn read<T>(
-        &self,
-        buffer: &mut Buffer,
-        slot: Slot,
-        keyspace: u32,
-        key: &[u8],
-        found: impl FnOnce(&Record<'_>) -> T,
-    ) -> Fetched<T> {
-        let started = Instant::now();
-        let read = self.read_span(buffer, &self.span_of(slot));
-        self.note_read(started.elapsed());
-        self.judge(read, slot, keyspace, key, found)
     }
 
     /// Counts a read of a record.

@@ -1,6 +1,9 @@
 //! Reclaim: the oldest segment makes room for new records.
 
-use std::io;
+use std::{
+    io,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 use super::{
     super::{entry::EntryRef, memory::Memory, shelf::is_live},
@@ -12,8 +15,12 @@ use super::{
     writer::{Writer, record_bytes},
 };
 
-/// Hot records may take so much of a segment, in percent, to be written again.
-const HOT_PERCENT: usize = 8;
+/// Bytes that may be written for each byte admitted.
+const MOST_WRITTEN: f64 = 1.2;
+/// The share of a segment that hot records may take to be written again: at least, however much padding
+/// takes, and at most.
+const HOT_LEAST: f64 = 0.04;
+const HOT_MOST: f64 = 0.15;
 
 impl Writer {
     /// Empties a segment. Records that may not be forgotten, and some hot ones, are written again.
@@ -21,12 +28,16 @@ impl Writer {
         if self.log.state().segment(segment).1 == Kind::Empty {
             return Ok(());
         }
-        let mut budget = self.log.shape().segment_bytes / 100 * HOT_PERCENT;
+        let mut budget = self.hot_budget();
         for item in self.items_of(memory, segment) {
             let Some(slot) = memory.record_of(&item) else { continue };
             let is_kept = memory.keeps(slot.has(VOLATILE));
             let is_hot = slot.has(HOT) && !slot.has(RESIDENT) && slot.bytes() <= budget;
             if !is_kept && !is_hot {
+                if slot.has(RESIDENT) && slot.has(HOT) {
+                    // It has proved its worth: it is taken when it leaves memory.
+                    self.log.admission.is_known(item.hash);
+                }
                 memory.drop_record(item.keyspace, item.hash, item.slot);
                 add(&self.log.counters.forgotten, 1);
                 continue;
@@ -39,6 +50,18 @@ impl Writer {
         self.send_all(memory)?;
         self.empty(memory, segment);
         Ok(())
+    }
+
+    /// Bytes of hot records that may be written again into the segment that is begun: what is written in
+    /// all, padding and tables included, is to stay below [`MOST_WRITTEN`] times what is admitted.
+    fn hot_budget(&self) -> usize {
+        let count = |counter: &AtomicU64| counter.load(Relaxed) as f64;
+        let counters = &self.log.counters;
+        let records = count(&counters.demoted_bytes) + count(&counters.reinserted_bytes);
+        // With this share of a segment for records, of which hot ones take `share`: 1 / (payload - share).
+        let payload = records / count(&counters.written_bytes).max(1.0);
+        let share = (payload - 1.0 / MOST_WRITTEN).clamp(HOT_LEAST, HOT_MOST);
+        (self.log.shape().segment_bytes as f64 * share) as usize
     }
 
     fn items_of(&self, memory: &Memory, segment: usize) -> Vec<Item> {

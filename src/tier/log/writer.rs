@@ -428,6 +428,15 @@ impl Writer {
         self.open = Some(Open { first, generation, at: 0, written: 0, items, pending });
     }
 
+    /// Bytes of memory that it has for the records of the segment which it writes, and for reads.
+    pub fn bytes(&self) -> usize {
+        let of_open = |open: &Open| {
+            open.items.capacity() * size_of::<Item>()
+                + open.pending.capacity() * size_of::<Pending>()
+        };
+        self.open.as_ref().map_or(0, of_open) + self.reads.len()
+    }
+
     /// Whether all that was taken is written.
     pub fn is_done(&self) -> bool {
         self.filled == 0 && self.again.is_none()
