@@ -178,9 +178,13 @@ impl<'a> RingReader<'a> {
 
     fn run(mut self) {
         let (mut jobs, mut ended) = (Vec::with_capacity(READS), Vec::with_capacity(READS));
-        while self.take_jobs(&mut jobs) {
+        while let Some(is_asleep) = self.take_jobs(&mut jobs) {
             for job in jobs.drain(..) {
                 self.go_on(job);
+            }
+            if !is_asleep && self.running.is_empty() {
+                // None of them needed the disk, and more wait.
+                continue;
             }
             if let Err(why) = self.ring.wait(&mut ended) {
                 tracing::warn!("io_uring fails: {why}");
@@ -202,9 +206,9 @@ impl<'a> RingReader<'a> {
         }
     }
 
-    /// Takes as many of the jobs that wait as there is room for. If no more wait, the next one that comes
-    /// rings the bell. False if there will be none, and none is under way.
-    fn take_jobs(&self, jobs: &mut Vec<Job>) -> bool {
+    /// Takes as many of the jobs that wait as there is room for, and says whether the next one that comes
+    /// rings the bell, which it does if no more wait. `None` if there will be none, and none is under way.
+    fn take_jobs(&self, jobs: &mut Vec<Job>) -> Option<bool> {
         let mut state = self.waiting.state.lock();
         let is_asleep = |(number, _): &(usize, Bell)| *number == self.number;
         if let Some(at) = state.asleep.iter().position(is_asleep) {
@@ -214,13 +218,12 @@ impl<'a> RingReader<'a> {
         let room = if has_room { READS - self.running.len() } else { 0 };
         let count = room.min(state.jobs.len());
         jobs.extend(state.jobs.drain(..count));
-        if state.jobs.is_empty() {
-            if state.is_closed {
-                return !(jobs.is_empty() && self.running.is_empty());
-            }
+        let sleeps = state.jobs.is_empty() && !state.is_closed;
+        if sleeps {
             state.asleep.push((self.number, self.bell.clone()));
         }
-        true
+        let has_ended = state.is_closed && jobs.is_empty() && self.running.is_empty();
+        (!has_ended || !state.jobs.is_empty()).then_some(sleeps)
     }
 
     /// Begins a job's next read, if it needs one.
