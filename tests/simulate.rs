@@ -10,6 +10,10 @@ use std::{
 };
 
 use flate2::{Compression, write::GzEncoder};
+use larder::simulate::report::{Place, Report};
+
+#[path = "../examples/three_tiers.rs"]
+mod three_tiers;
 
 const REQUESTS: u64 = 40_000;
 
@@ -167,4 +171,35 @@ fn help_is_there_and_a_file_of_the_name_is_a_configuration() {
         .expect("larder starts");
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("./simulate:1:8: `port`"));
+}
+
+/// The brief's own example: L1 of 3 entries, L2 of 10, L3 of 50, eight requests; see the example
+/// `three_tiers`, which prints it.
+#[test]
+fn three_tiers_can_be_followed_by_hand() {
+    let mut levels = three_tiers::Levels::new().expect("empty tiers");
+    let hits = |report: &Report| report.tiers.map(|tier| tier.hits);
+    // 1, 2 and 3 are loaded; 1 is in L1; 4 and 5 push 3 and 2 out of it; 1 is still there; 2 is in L2.
+    let (db, l1, l2, l3) = (Place::Nowhere, Place::Local, Place::Memory, Place::Disk);
+    let places = levels.ask(three_tiers::REQUESTS).expect("answers");
+    assert_eq!(places, [db, db, db, l1, db, db, l1, l2]);
+    assert_eq!(hits(&levels.report().expect("figures")), [2, 1, 0, 5]);
+    // Twelve others leave L2 no room for the five, which L3 has now; a hit there brings them up again.
+    levels.ask(11..23).expect("answers");
+    assert_eq!(
+        levels.ask(three_tiers::REQUESTS).expect("answers"),
+        [l3, l3, l3, l1, l3, l3, l1, l2]
+    );
+    let report = levels.report().expect("figures");
+    assert_eq!(hits(&report), [4, 2, 5, 17]);
+    assert_eq!(report.tiers.map(|tier| tier.entries)[..2], [3, 10]);
+
+    // Fifty that leave L2 are all in L3; of many more it keeps as many as it has room for.
+    let mut levels = three_tiers::Levels::new().expect("empty tiers");
+    levels.ask(0..60).expect("answers");
+    let places = levels.ask(0..60).expect("answers");
+    assert!(!places.contains(&db), "{places:?}");
+    levels.ask(100..1_000).expect("answers");
+    let entries = levels.report().expect("figures").tiers[l3 as usize].entries;
+    assert!((44..=60).contains(&entries), "{entries}");
 }

@@ -9,6 +9,9 @@
 //! place of the sketch with pushed it out: that takes about a two-thousandth of the traffic. A gate
 //! watches what probing brings: where it finds less than a quarter of what is asked for, nearly all
 //! lookups pass it by. So traffic without hot keys costs a few instructions.
+//!
+//! Where memory counts entries, so does L1, and then it is as plain as in a textbook: it takes in all
+//! that is read, and never passes a lookup by.
 
 use std::{
     hash::{BuildHasherDefault, Hasher},
@@ -87,12 +90,15 @@ impl Local {
 pub struct LocalCache {
     cache: Cache,
     entries: LruCache<u64, Local, BuildHasherDefault<Identity>>,
-    bytes: usize,
+    /// What its entries take of the limit.
+    held: usize,
     limit: usize,
     charge: Charge,
     gate: Gate,
     sketch: Box<[u32; PLACES]>,
     until_sample: u32,
+    /// Of so many lookups that it couldn't serve one is looked at.
+    sample: u32,
 }
 
 /// Whether probing pays.
@@ -103,6 +109,8 @@ struct Gate {
     probes: u32,
     window: u32,
     hits: u32,
+    /// Lookups that pass by when it has closed.
+    closes_for: u32,
 }
 
 impl Gate {
@@ -124,24 +132,29 @@ impl Gate {
     fn judge(&mut self) {
         let pays = self.hits >= self.window / LEAST_HITS;
         self.window = if pays { WINDOW } else { TRIAL };
-        self.closed = if pays { 0 } else { CLOSED };
+        self.closed = if pays { 0 } else { self.closes_for };
         (self.probes, self.hits) = (self.window, 0);
     }
 }
 
 impl Cache {
-    /// A cache of so many bytes in front of this one, for one thread.
+    /// A cache of so many bytes in front of this one (entries, if that counts entries), for one thread.
     pub fn local(&self, limit: usize) -> LocalCache {
-        let most = NonZeroUsize::new((limit / NODE).max(1)).unwrap_or(NonZeroUsize::MIN);
+        let (most, sample, closes_for) = match self.0.memory.rules().weight {
+            Weight::Bytes => (limit / NODE, SAMPLE, CLOSED),
+            Weight::Entries => (limit, 1, 0),
+        };
+        let most = NonZeroUsize::new(most).unwrap_or(NonZeroUsize::MIN);
         LocalCache {
             cache: self.clone(),
             entries: LruCache::with_hasher(most, BuildHasherDefault::default()),
-            bytes: 0,
+            held: 0,
             limit,
             charge: Charge::new(self.clone()),
-            gate: Gate { closed: 0, probes: TRIAL, window: TRIAL, hits: 0 },
+            gate: Gate { closed: 0, probes: TRIAL, window: TRIAL, hits: 0, closes_for },
             sketch: Box::new([0; PLACES]),
-            until_sample: SAMPLE,
+            until_sample: sample,
+            sample,
         }
     }
 }
@@ -151,12 +164,20 @@ impl LocalCache {
     pub fn set_limit(&mut self, limit: usize) {
         self.limit = limit;
         self.shrink();
-        self.charge.set(self.bytes);
+        self.charge.set(self.held);
     }
 
-    /// Entries, and their bytes.
+    /// Entries, and what they take of the limit.
     pub fn len(&self) -> (usize, usize) {
-        (self.entries.len(), self.bytes)
+        (self.entries.len(), self.held)
+    }
+
+    /// What an entry takes of the limit.
+    fn weight(&self, entry: Entry<'_>) -> usize {
+        match self.cache.0.memory.rules().weight {
+            Weight::Bytes => entry.size() + NODE,
+            Weight::Entries => 1,
+        }
     }
 
     /// Whether a key with this hash is here, as far as it is worth looking.
@@ -211,7 +232,7 @@ impl LocalCache {
     #[cold]
     fn remove(&mut self, hash: u64) {
         if let Some(gone) = self.entries.pop(&hash) {
-            self.bytes -= gone.entry.get().size() + NODE;
+            self.held -= self.weight(gone.entry.get());
         }
     }
 
@@ -223,11 +244,21 @@ impl LocalCache {
         job: &Job<'_>,
         run: &mut dyn FnMut(&mut Tx<'_>) -> Result<(), Stop>,
     ) -> Option<Result<(), Refusal>> {
-        self.until_sample = SAMPLE;
+        self.until_sample = self.sample;
         let (key, _) = job.keys[0];
-        if self.limit == 0 || !self.is_hot(key.hash) {
+        if self.limit == 0 || self.sample != 1 && !self.is_hot(key.hash) {
             return None;
         }
+        Some(self.attempt(job, run))
+    }
+
+    /// Carries a command out in the cache, and takes its key in.
+    fn attempt(
+        &mut self,
+        job: &Job<'_>,
+        run: &mut dyn FnMut(&mut Tx<'_>) -> Result<(), Stop>,
+    ) -> Result<(), Refusal> {
+        let (key, _) = job.keys[0];
         let mut found = None;
         // As of before the entry is read: a flush in between must not go unnoticed.
         let generation = self.cache.0.memory.generation();
@@ -239,7 +270,15 @@ impl LocalCache {
         if let Some(entry) = found {
             self.put(key.hash, Local { entry, db: job.db, generation });
         }
-        Some(result)
+        result
+    }
+
+    /// Takes in a key that came from below, if it takes in all: to be called when it has come.
+    pub fn note_arrival(&mut self, job: &Job<'_>) {
+        if self.sample == 1 && self.limit != 0 {
+            // What has left memory again isn't taken in.
+            let _ = self.attempt(job, &mut |_| Ok(()));
+        }
     }
 
     /// Counts a key in the sketch; says whether it was met often enough.
@@ -261,22 +300,19 @@ impl LocalCache {
     }
 
     fn put(&mut self, hash: u64, local: Local) {
-        if self.cache.0.memory.rules().weight != Weight::Bytes {
-            return;
-        }
-        self.bytes += local.entry.get().size() + NODE;
+        self.held += self.weight(local.entry.get());
         if let Some((_, gone)) = self.entries.push(hash, local) {
-            self.bytes -= gone.entry.get().size() + NODE;
+            self.held -= self.weight(gone.entry.get());
         }
         self.shrink();
-        self.charge.set(self.bytes);
+        self.charge.set(self.held);
     }
 
     fn shrink(&mut self) {
-        while self.bytes > self.limit
+        while self.held > self.limit
             && let Some((_, gone)) = self.entries.pop_lru()
         {
-            self.bytes -= gone.entry.get().size() + NODE;
+            self.held -= self.weight(gone.entry.get());
         }
     }
 
@@ -288,6 +324,6 @@ impl LocalCache {
         let gone: Vec<u64> =
             oldest.filter(|(_, local)| is_gone(local)).map(|(hash, _)| *hash).collect();
         gone.into_iter().for_each(|hash| self.remove(hash));
-        self.charge.set(self.bytes);
+        self.charge.set(self.held);
     }
 }

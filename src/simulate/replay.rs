@@ -43,7 +43,7 @@ const TIDY: u64 = 1 << 14;
 /// The capacities of the tiers, in what [`Setup::weight`] says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
-    /// L1, which counts in `memory`; 0: none.
+    /// L1, which counts in `memory` if that is in bytes; 0: none.
     pub local: usize,
     /// L2 and all that is kept in memory beside it: L1, L3's index and buffers.
     pub memory: usize,
@@ -146,6 +146,10 @@ impl Replay {
         let tier = &mut self.tiers[place as usize];
         tier.hits += 1;
         tier.bytes += bytes.unwrap_or(size) as u64;
+        if matches!(place, Place::Disk | Place::Nowhere) {
+            let keys = [(key, Use::Read)];
+            self.local.note_arrival(&job(self.clock.now(), &keys, 0, &self.counters));
+        }
         if let Some(below) = &mut self.below {
             below.write(self.cache.memory())?;
         }
