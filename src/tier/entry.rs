@@ -11,21 +11,24 @@
 //!
 //! Who may do what: key, length and value are written before an entry is shared and change later only
 //! through [`EntryMut`], which exists only while the table's reference is the sole one, and the table
-//! is locked. Deadline and the marks in `word` are atomics, changed under the stripe's lock, read
-//! anywhere. The last reference to go frees the allocation. An entry takes exactly the allocator's
-//! size class of its parts ([`class`]), so the class follows from the lengths and need not be stored.
+//! is locked. Deadline and the marks in `word` are atomics, changed under the stripe's lock (but for
+//! references and the mark of a hit), read anywhere. The last reference to go frees the allocation. An
+//! entry takes exactly the allocator's size class of its parts ([`class`]), so the class follows from
+//! the lengths and need not be stored.
 
 #![allow(unsafe_code, reason = "one allocation per entry, shared by reference count")]
 
 use std::{
-    alloc::{self, Layout},
+    alloc::Layout,
     marker::PhantomData,
     ptr::{self, NonNull},
     slice,
-    sync::atomic::{AtomicU32, AtomicU64, Ordering::*, fence},
 };
 
-use super::class::class;
+use super::{
+    class::class,
+    sync::{AtomicU32, AtomicU64, Ordering::*, alloc, fence},
+};
 
 /// The fixed part of an entry.
 #[repr(C)]
@@ -37,7 +40,6 @@ struct Header {
 
 /// Bytes of the fixed part.
 pub const HEADER: usize = size_of::<Header>();
-const _: () = assert!(HEADER == 16 && align_of::<Header>() == 8);
 
 /// The longest value: its length is a `u32`, and the word above is kept free for a sum with the key.
 pub const MAX_VALUE: usize = u32::MAX as usize;
@@ -48,6 +50,8 @@ pub const MAX_DEADLINE: u64 = (1 << 48) - 1;
 
 // `word`: references in the low bits, then flags.
 const REFS: u32 = (1 << 10) - 1;
+/// The most references that an entry has.
+pub const MOST_REFS: usize = REFS as usize - 1;
 const DEAD: u32 = 1 << 10;
 const MARK: u32 = 3 << 11;
 const MARK_ONE: u32 = 1 << 11;
@@ -149,7 +153,9 @@ impl EntryRef {
         let layout = shape.layout();
         // SAFETY: the layout is never empty.
         let at = unsafe { if zeroed { alloc::alloc_zeroed(layout) } else { alloc::alloc(layout) } };
-        let Some(at) = NonNull::new(at.cast::<Header>()) else { alloc::handle_alloc_error(layout) };
+        let Some(at) = NonNull::new(at.cast::<Header>()) else {
+            std::alloc::handle_alloc_error(layout)
+        };
         let this = Self(at);
         let short = if long { LONG_KEY } else { key.len() } as u64;
         let header = Header {
@@ -361,7 +367,7 @@ impl<'a> Entry<'a> {
         let flag = |flag: u32, bytes: usize| if word & flag != 0 { bytes } else { 0 };
         let offset = HEADER + flag(FRESH, 8) + flag(LONG, 4);
         // SAFETY: ACCESS says that the word stands there, aligned to 4; it is only used as an atomic.
-        Some(unsafe { AtomicU32::from_ptr(self.extra(offset).cast::<u32>().as_ptr()) })
+        Some(unsafe { self.extra(offset).cast::<AtomicU32>().as_ref() })
     }
 
     /// What a copy of this entry would carry.
@@ -377,16 +383,19 @@ impl<'a> Entry<'a> {
     /// Another reference, unless there are about a thousand already.
     pub fn share(self) -> Option<EntryRef> {
         let word = &self.header().word;
-        let taken = word
-            .fetch_update(Relaxed, Relaxed, |word| (word & REFS < REFS - 1).then_some(word + 1));
+        let taken = word.fetch_update(Relaxed, Relaxed, |word| {
+            ((word & REFS) < MOST_REFS as u32).then_some(word + 1)
+        });
         taken.ok().map(|_| EntryRef(self.at))
     }
 
-    /// Notes a hit: the mark rises to `top` (at most 3); nothing is written when it is there.
+    /// Notes a hit: the mark rises to `top` (at most 3); nothing is written when it is there. L1 calls it
+    /// without the stripe's lock.
     #[inline]
     pub fn touch(self, top: u32) {
-        if (self.word() & MARK) < top * MARK_ONE {
-            self.header().word.fetch_add(MARK_ONE, Relaxed);
+        let raised = |word: u32| ((word & MARK) < top * MARK_ONE).then_some(word + MARK_ONE);
+        if raised(self.word()).is_some() {
+            let _ = self.header().word.fetch_update(Relaxed, Relaxed, raised);
         }
     }
 
@@ -461,7 +470,7 @@ impl<'a> Entry<'a> {
         self.header().word.load(Acquire) & DEAD != 0
     }
 
-    /// Replaces the bits of `mask`; only references change without the lock, hence two atomic steps.
+    /// Replaces the bits of `mask`; references and marks change without the lock, hence two atomic steps.
     fn change(self, mask: u32, bits: u32) {
         let word = &self.header().word;
         let clear = word.load(Relaxed) & mask & !bits;
@@ -531,101 +540,5 @@ impl<'a> EntryMut<'a> {
     /// Notes that the string was, or was not, made by an edit.
     pub fn set_raw(&mut self, raw: bool) {
         self.get().change(RAW, if raw { RAW } else { 0 });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sample(meta: Meta) -> EntryRef {
-        EntryRef::new(b"key", &[b"va", b"lue"], &meta)
-    }
-
-    #[test]
-    fn parts_come_back_with_every_optional_word() {
-        for fresh_until in [0, 77] {
-            for access in [None, Some(9)] {
-                for key in [&b"k"[..], &[7; 65_535], &[8; 70_000]] {
-                    let meta = Meta { deadline: 5, fresh_until, access, raw: true };
-                    let entry = EntryRef::new(key, &[b"abc", b"", b"de"], &meta);
-                    assert_eq!(entry.get().key(), key);
-                    assert_eq!(entry.get().value(), b"abcde");
-                    assert_eq!(entry.get().meta(), meta);
-                    assert_eq!(entry.get().size(), entry_size(key.len(), 5, &meta));
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_string_of_16_and_32_bytes_takes_64() {
-        assert_eq!(entry_size(16, 32, &Meta::default()), 64);
-        assert_eq!(entry_size(16, 128, &Meta { deadline: 1, ..Meta::default() }), 160);
-    }
-
-    #[test]
-    fn marks_are_independent_and_saturate() {
-        let entry = sample(Meta::default());
-        let view = entry.get();
-        for _ in 0..9 {
-            view.touch(3);
-        }
-        view.set_queue(2);
-        view.set_parity(true);
-        view.set_timed(true);
-        assert_eq!((view.mark(), view.queue(), view.parity(), view.is_timed()), (3, 2, true, true));
-        view.set_mark(1);
-        view.set_queue(1);
-        view.set_parity(false);
-        assert_eq!(
-            (view.mark(), view.queue(), view.parity(), view.is_timed()),
-            (1, 1, false, true)
-        );
-        view.set_deadline(u64::MAX);
-        assert_eq!((view.deadline(), view.key()), (MAX_DEADLINE, &b"key"[..]));
-    }
-
-    #[test]
-    fn in_place_only_while_alone_and_within_the_class() {
-        let mut entry = sample(Meta::default());
-        let other = entry.try_clone().unwrap();
-        assert!(entry.get_mut().is_none());
-        entry.get().kill();
-        assert!(other.get().is_dead());
-        drop(other);
-        let mut alone = entry.get_mut().unwrap();
-        assert!(alone.resize(13) && !alone.resize(14));
-        assert_eq!(alone.value(), b"value\0\0\0\0\0\0\0\0");
-        assert!(alone.resize(1));
-        assert_eq!(entry.get().value(), b"v");
-    }
-
-    #[test]
-    fn references_are_bounded() {
-        let entry = sample(Meta::default());
-        let many: Vec<_> = std::iter::from_fn(|| entry.try_clone()).collect();
-        assert_eq!(many.len(), REFS as usize - 2);
-        drop(many);
-        assert!(entry.try_clone().is_some());
-    }
-
-    #[test]
-    fn zeroed_is_zero() {
-        let mut entry = EntryRef::zeroed(b"k", 100_000, &Meta::default());
-        assert!(entry.get().value().iter().all(|byte| *byte == 0));
-        entry.get_mut().unwrap().value()[99_999] = 1;
-        assert_eq!(entry.get().value()[99_999], 1);
-    }
-
-    #[test]
-    fn the_last_reference_frees_on_another_thread() {
-        let entry = sample(Meta::default());
-        let threads: Vec<_> = (0..4)
-            .map(|_| entry.try_clone().unwrap())
-            .map(|entry| std::thread::spawn(move || entry.get().value().len()))
-            .collect();
-        drop(entry);
-        assert!(threads.into_iter().all(|thread| thread.join().unwrap() == 5));
     }
 }

@@ -10,6 +10,8 @@ pub mod class;
 pub mod demote;
 pub mod disk;
 pub mod entry;
+#[cfg(test)]
+mod entry_tests;
 pub mod eviction;
 pub mod fifo;
 pub mod ghost;
@@ -17,6 +19,7 @@ pub mod log;
 pub mod lookup;
 pub mod memory;
 pub mod shelf;
+mod sync;
 pub mod table;
 pub mod wheel;
 
