@@ -10,12 +10,9 @@
 //! the store. Who waits too long for the disk takes it for a miss, if all they want is to read
 //! (SEMANTICS 3), or asks the store without it.
 
-use std::{
-    pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
 };
 
 use bytes::Bytes;
@@ -188,7 +185,7 @@ impl Inner {
         loop {
             let (flight, is_ours) = self.board(pin.db, &pin.key, pin.hash, skips_disk);
             let landed = match patience.take() {
-                Some(patience) => match select(pin!(flight.landing.wait()), patience).await {
+                Some(patience) => match select(flight.landing.wait(), patience).await {
                     Either::Left((landed, _)) => landed,
                     Either::Right(_) => {
                         skips_disk = true;

@@ -1,23 +1,28 @@
 //! Where many wait for one result: of all that a flight shares with those who wait, the part that is
 //! made for each, so it is small.
 
-use std::{future::poll_fn, task::Poll, task::Waker};
+use std::{
+    mem,
+    pin::Pin,
+    task::{Context, Poll, Waker},
+};
 
 use parking_lot::Mutex;
-use smallvec::SmallVec;
+use slab::Slab;
 
 /// A result that comes once, or never.
 pub(super) struct Landing<T>(Mutex<State<T>>);
 
 enum State<T> {
-    Waited(SmallVec<[Waker; 1]>),
+    /// Those who wait have a seat each.
+    Waited(Slab<Waker>),
     Landed(T),
     Lost,
 }
 
 impl<T> Default for Landing<T> {
     fn default() -> Self {
-        Self(Mutex::new(State::Waited(SmallVec::new())))
+        Self(Mutex::new(State::Waited(Slab::new())))
     }
 }
 
@@ -35,10 +40,10 @@ impl<T: Clone> Landing<T> {
     fn end(&self, end: State<T>) {
         let mut state = self.0.lock();
         if let State::Waited(wakers) = &mut *state {
-            let wakers = std::mem::take(wakers);
+            let wakers = mem::take(wakers);
             *state = end;
             drop(state);
-            wakers.into_iter().for_each(Waker::wake);
+            wakers.into_iter().for_each(|(_, waker)| waker.wake());
         }
     }
 
@@ -52,25 +57,51 @@ impl<T: Clone> Landing<T> {
     }
 
     /// Waits for the result; `None` if there will be none.
-    pub(super) async fn wait(&self) -> Option<T> {
-        poll_fn(|context| match &mut *self.0.lock() {
+    pub(super) fn wait(&self) -> Wait<'_, T> {
+        Wait { landing: self, seat: None }
+    }
+}
+
+/// Somebody who waits.
+pub(super) struct Wait<'a, T> {
+    landing: &'a Landing<T>,
+    seat: Option<usize>,
+}
+
+impl<T: Clone> Future for Wait<'_, T> {
+    type Output = Option<T>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let landing = self.landing;
+        match &mut *landing.0.lock() {
             State::Waited(wakers) => {
-                // Whoever is gone is woken in vain, once.
-                if !wakers.iter().any(|waker| waker.will_wake(context.waker())) {
-                    wakers.push(context.waker().clone());
+                match self.seat {
+                    Some(seat) => wakers[seat].clone_from(context.waker()),
+                    None => self.seat = Some(wakers.insert(context.waker().clone())),
                 }
                 Poll::Pending
             }
             State::Landed(result) => Poll::Ready(Some(result.clone())),
             State::Lost => Poll::Ready(None),
-        })
-        .await
+        }
+    }
+}
+
+impl<T> Drop for Wait<'_, T> {
+    fn drop(&mut self) {
+        if let Some(seat) = self.seat
+            && let State::Waited(wakers) = &mut *self.landing.0.lock()
+        {
+            wakers.remove(seat);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+
+    use futures_util::FutureExt;
 
     use super::*;
 
@@ -91,6 +122,16 @@ mod tests {
             assert_eq!(waiter.await.expect("no panic"), Some(7));
         }
         assert!(landing.promises(|seven| *seven == 7) && !landing.promises(|_| false));
+    }
+
+    #[tokio::test]
+    async fn who_goes_leaves_no_seat() {
+        let landing: Landing<u8> = Landing::default();
+        for _ in 0..100 {
+            assert!(landing.wait().now_or_never().is_none());
+        }
+        let State::Waited(wakers) = &*landing.0.lock() else { panic!("nothing has come") };
+        assert!(wakers.is_empty() && wakers.capacity() < 10);
     }
 
     #[tokio::test]
