@@ -33,8 +33,10 @@ type Request = (u64, u32);
 
 /// Bytes of a key.
 const KEY: usize = 16;
-/// Bytes of key and value where the trace has none.
-const UNSIZED: u32 = 1 << 10;
+/// Bytes of key and value where the trace has none: those of the other tables here, and those of a page,
+/// which the traces without sizes are of. A tenth of a short trace of small values makes a log whose
+/// segments have five pages, and rounding to pages takes a part of it that no real log loses.
+const UNSIZED: [(&str, u32); 2] = [("1 KiB", 1 << 10), ("4 KiB", 4 << 10)];
 const PAGE: u64 = 4096;
 /// Fibonacci hashing.
 const SCATTER: u64 = 0x9E37_79B9_7F4A_7C15;
@@ -89,7 +91,7 @@ fn send(replay: &mut Replay, (key, bytes): Request) {
 fn hits(quick: bool) {
     println!("\nMisses in percent, L2 : L3 = 1 : 9, together a tenth of the trace's bytes");
     println!(
-        "{:<12}{:>11}{:>11}{:>11}{:>9}{:>9}{:>7}{:>9}{:>9}{:>9}{:>9}{:>11}",
+        "{:<16}{:>11}{:>11}{:>11}{:>9}{:>9}{:>7}{:>9}{:>9}{:>9}{:>9}{:>11}",
         "trace", "sum", "L2", "L3", "one", "two", "more", "L2", "L3", "written", "reads", "index"
     );
     for (name, mut requests) in traces() {
@@ -110,7 +112,7 @@ fn hits(quick: bool) {
         let share = |report: &Report, place| percent(report.share(place));
         let ratio = |ratio: Option<f64>| ratio.map_or("-".into(), |ratio| format!("{ratio:.3}"));
         println!(
-            "{name:<12}{:>11}{:>11}{:>11}{:>9}{:>9}{more:>7.2}{:>9}{:>9}{:>9}{:>9}{:>11}",
+            "{name:<16}{:>11}{:>11}{:>11}{:>9}{:>9}{more:>7.2}{:>9}{:>9}{:>9}{:>9}{:>11}",
             size(sum),
             size(l2 as u64),
             size(l3),
@@ -251,25 +253,37 @@ fn memory() {
 }
 
 fn traces() -> Vec<(String, Vec<Request>)> {
-    let names = ["twitter52", "orm_busy", "web12", "oltp"];
-    let read = |name: &str| Some((name.to_owned(), read(name)?));
-    let mut traces: Vec<_> = names.into_iter().filter_map(read).collect();
+    let mut traces = Vec::new();
+    for name in ["twitter52", "orm_busy", "web12", "oltp"] {
+        let Some(requests) = read(name) else { continue };
+        if requests.iter().all(|(_, bytes)| bytes.is_some()) {
+            let requests = requests.iter().map(|(key, bytes)| (*key, bytes.unwrap_or(0)));
+            traces.push((name.to_owned(), requests.collect()));
+            continue;
+        }
+        for (label, bytes) in UNSIZED {
+            let requests = requests.iter().map(|(key, own)| (*key, own.unwrap_or(bytes)));
+            traces.push((format!("{name}, {label}"), requests.collect()));
+        }
+    }
     if traces.is_empty() {
         println!("../shared/traces isn't there: a generated Zipf trace instead");
         let mut zipf = Zipf::new(200_000);
-        traces.push(("zipf".into(), (0..2_000_000).map(|_| (zipf.next(), UNSIZED)).collect()));
+        let requests = (0..2_000_000).map(|_| (zipf.next(), UNSIZED[0].1)).collect();
+        traces.push(("zipf".into(), requests));
     }
     traces
 }
 
-fn read(name: &str) -> Option<Vec<Request>> {
+/// Keys, and bytes of key and value if the trace has them.
+fn read(name: &str) -> Option<Vec<(u64, Option<u32>)>> {
     let path =
         Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../shared/traces/{name}.txt.gz"));
     let lines = BufReader::new(GzDecoder::new(File::open(path).ok()?)).lines();
     let parse = |line: String| {
         let mut words = line.split(' ');
         let key = words.next()?.parse().ok()?;
-        Some((key, words.next().and_then(|size| size.parse().ok()).unwrap_or(UNSIZED)))
+        Some((key, words.next().and_then(|size| size.parse().ok())))
     };
     lines.map_while(Result::ok).map(parse).collect()
 }

@@ -204,7 +204,8 @@ impl Memory {
         match shelf.records.find_slot(hash, from) {
             Some(at) => {
                 let record = shelf.records.slot(at);
-                shelf.records.set(at, record.with(RESIDENT | HOT, true));
+                let hot = if log.is_old(record) { HOT } else { 0 };
+                shelf.records.set(at, record.with(RESIDENT | hot, true));
                 entry.set_stored(true);
             }
             // It may stand elsewhere by now.

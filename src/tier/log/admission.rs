@@ -2,8 +2,9 @@
 //!
 //! Until then everything is. From then on a victim of memory that was never used again is let go the
 //! first time and remembered; when it comes back, it is taken. (That is what the ghost queue is for in
-//! S3-FIFO, Yang et al., SOSP 2023, and the doorkeeper in TinyLFU, Einziger et al., 2017.) The memory of
-//! it is two Bloom filters: one that fills, and the one that was full before.
+//! S3-FIFO, Yang et al., SOSP 2023, and the doorkeeper in TinyLFU, Einziger et al., 2017.) What the log
+//! itself lets go of is remembered too. The memory of it is two Bloom filters: one that fills, and the one
+//! that was full before.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
@@ -53,6 +54,11 @@ impl Admission {
             let bit = hash >> (probe * 9) & 511;
             (line + (bit / 64) as usize, 1 << (bit % 64))
         })
+    }
+
+    /// Remembers a key that the log lets go of: it has passed here before, and need not wait again.
+    pub fn remember(&self, hash: u64) {
+        self.is_known(hash);
     }
 
     /// Whether a key was let go not long ago; if not, it is remembered from now on.

@@ -15,8 +15,8 @@
 //! deleted or re-timed, or belongs to contents that a database no longer has, is nothing. So kill -9 can
 //! neither lose an invalidation nor bring back a record whose index entry was dropped.
 //!
-//! **Reclaim.** When the log is full the oldest segment makes room: records that were hit since they were
-//! written are written again, up to a small share; the others are forgotten, unless the eviction policy
+//! **Reclaim.** When the log is full the oldest segment makes room: records that were hit while they were
+//! old are written again, up to a small share; the others are forgotten, unless the eviction policy
 //! says that they may not be: then they are written again, all of them.
 //!
 //! Nothing here starts a thread: [`writer::Writer::step`] and [`Log::read_span`] do their work when they are
@@ -468,6 +468,13 @@ impl Log {
     /// The segment of a place.
     pub fn segment_of(&self, place: u64) -> usize {
         (place / self.shape.units()) as usize
+    }
+
+    /// Whether a record stands in that half of the log which is reclaimed first.
+    pub fn is_old(&self, slot: Slot) -> bool {
+        let (segments, next) = (self.shape.segments, self.state.next_segment());
+        let age = || (next + segments - self.segment_of(slot.place())) % segments;
+        !slot.has(slot::QUEUED) && age() >= segments / 2
     }
 
     /// When the segment of a record was begun, in unix seconds.

@@ -12,7 +12,7 @@ pub const SLOT_BITS: u32 = PLACE_BITS + CLASS_BITS + FLAG_BITS;
 
 /// The record waits to be written: its place is a number in the demotion queue.
 pub const QUEUED: u64 = 1;
-/// It was hit since it was written.
+/// It was hit in the older half of the log ([`super::Log::is_old`]).
 pub const HOT: u64 = 2;
 /// Memory has an unchanged copy.
 pub const RESIDENT: u64 = 4;

@@ -23,6 +23,7 @@ use super::{
     Log, UNIT, add,
     contents::{self, Item},
     queue::Demotion,
+    reclaim::Allowance,
     record::{self, Head},
     slot::{Slot, VOLATILE},
     state::Kind,
@@ -67,6 +68,7 @@ pub struct Writer {
     again: Option<Demotion>,
     /// The segment that is being reclaimed.
     reclaiming: Option<usize>,
+    pub(super) allowance: Allowance,
     pub(super) reads: Buffer,
 }
 
@@ -81,6 +83,7 @@ impl Writer {
             writes_long: false,
             again: None,
             reclaiming: None,
+            allowance: Allowance::default(),
             reads: Buffer::zeroed(PAGE),
             log,
         };
