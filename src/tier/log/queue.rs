@@ -109,9 +109,11 @@ impl Queue {
         self.bytes.fetch_add(size, Relaxed);
         let counted = size.min(u32::MAX as usize);
         *self.entries[number as usize].lock() = Some(entry);
+        // Before the writer can take it, so that the sum never falls below nothing.
+        let untaken = self.untaken.fetch_add(counted, Relaxed) + counted;
         let pushed = self.waiting.push(Demotion { number, keyspace, hash, size: counted as u32 });
         debug_assert!(pushed.is_ok(), "there is a place for each number");
-        if self.untaken.fetch_add(counted, Relaxed) + counted >= self.enough {
+        if untaken >= self.enough {
             self.rouse();
         }
         number
