@@ -4,14 +4,11 @@
 //! missing, a generated Zipf trace takes their place. Every line is a GET, and a SET on a miss. Capacity
 //! counts entries, so that the figures can be compared with published ones; the last table counts bytes.
 
-use std::{
-    collections::HashMap,
-    fs::File,
-    io::{BufRead, BufReader},
-    path::Path,
-};
+#[path = "common/traces.rs"]
+mod traces;
 
-use flate2::read::GzDecoder;
+use std::collections::HashMap;
+
 use larder::tier::{
     Weight,
     entry::{EntryRef, Meta},
@@ -208,15 +205,8 @@ fn distinct(requests: &[Request]) -> usize {
 }
 
 fn read(name: &str) -> Option<Vec<Request>> {
-    let path =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../shared/traces/{name}.txt.gz"));
-    let lines = BufReader::new(GzDecoder::new(File::open(path).ok()?)).lines();
-    let parse = |line: String| {
-        let mut words = line.split(' ');
-        let key = words.next()?.parse().ok()?;
-        Some((key, words.next().and_then(|size| size.parse().ok()).unwrap_or(1)))
-    };
-    lines.map_while(Result::ok).map(parse).collect()
+    let requests = traces::read(name)?.into_iter();
+    Some(requests.map(|(key, size)| (key, size.unwrap_or(1))).collect())
 }
 
 /// A Zipf trace of exponent 1 by inversion (its sum is a logarithm).

@@ -12,20 +12,20 @@
 //!   moment on when the log is full, Zipf 0.99.
 //! - **Memory for each record**: the index, and all else that grows with the log.
 
-use std::{
-    collections::HashMap,
-    fs::File,
-    io::{BufRead, BufReader},
-    path::Path,
-};
+mod common;
 
-use flate2::read::GzDecoder;
+use std::{collections::HashMap, path::Path};
+
+use common::{
+    traces,
+    zipf::{Rng, Zipf, permuted},
+};
 use larder::{
     simulate::{
         replay::{Replay, Setup, Sizes},
         report::{Flow, Place, Report, grouped, percent, size},
     },
-    tier::{Weight, eviction::Eviction, log::Log, shelf::next_random},
+    tier::{Weight, eviction::Eviction, log::Log},
 };
 
 /// A request: a key and the bytes of key and value.
@@ -38,8 +38,6 @@ const KEY: usize = 16;
 /// segments have five pages, and rounding to pages takes a part of it that no real log loses.
 const UNSIZED: [(&str, u32); 2] = [("1 KiB", 1 << 10), ("4 KiB", 4 << 10)];
 const PAGE: u64 = 4096;
-/// Fibonacci hashing.
-const SCATTER: u64 = 0x9E37_79B9_7F4A_7C15;
 
 fn main() {
     let quick = std::env::args().any(|arg| arg == "--quick");
@@ -151,11 +149,11 @@ fn writes(quick: bool) {
     ] {
         let mean = u64::midpoint(least, most);
         let keys = 4 * disk / mean;
-        let bytes = |key: u64| (least + (key ^ key >> 29) % (most - least + 1)) as u32;
+        let bytes = |key: u64| (least + key % (most - least + 1)) as u32;
         let (mut replay, _dir) = open(disk as usize / 9, disk, None);
-        let mut zipf = Zipf::new(keys);
+        let mut next = zipf(keys);
         let mut step = |replay: &mut Replay| {
-            let key = zipf.next();
+            let key = next();
             send(replay, (key, bytes(key)));
         };
         while !log(&replay).is_full() {
@@ -255,7 +253,7 @@ fn memory() {
 fn traces() -> Vec<(String, Vec<Request>)> {
     let mut traces = Vec::new();
     for name in ["twitter52", "orm_busy", "web12", "oltp"] {
-        let Some(requests) = read(name) else { continue };
+        let Some(requests) = traces::read(name) else { continue };
         if requests.iter().all(|(_, bytes)| bytes.is_some()) {
             let requests = requests.iter().map(|(key, bytes)| (*key, bytes.unwrap_or(0)));
             traces.push((name.to_owned(), requests.collect()));
@@ -268,44 +266,15 @@ fn traces() -> Vec<(String, Vec<Request>)> {
     }
     if traces.is_empty() {
         println!("../shared/traces isn't there: a generated Zipf trace instead");
-        let mut zipf = Zipf::new(200_000);
-        let requests = (0..2_000_000).map(|_| (zipf.next(), UNSIZED[0].1)).collect();
+        let mut next = zipf(200_000);
+        let requests = (0..2_000_000).map(|_| (next(), UNSIZED[0].1)).collect();
         traces.push(("zipf".into(), requests));
     }
     traces
 }
 
-/// Keys, and bytes of key and value if the trace has them.
-fn read(name: &str) -> Option<Vec<(u64, Option<u32>)>> {
-    let path =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../shared/traces/{name}.txt.gz"));
-    let lines = BufReader::new(GzDecoder::new(File::open(path).ok()?)).lines();
-    let parse = |line: String| {
-        let mut words = line.split(' ');
-        let key = words.next()?.parse().ok()?;
-        Some((key, words.next().and_then(|size| size.parse().ok())))
-    };
-    lines.map_while(Result::ok).map(parse).collect()
-}
-
-/// Keys by Zipf's law with the exponent 0.99, by inversion; the ranks are scattered.
-struct Zipf {
-    /// The number of keys to the power of [`Zipf::REST`].
-    most: f64,
-    random: u64,
-}
-
-impl Zipf {
-    const REST: f64 = 1.0 - 0.99;
-
-    fn new(keys: u64) -> Self {
-        Self { most: (keys as f64).powf(Self::REST), random: 88_172_645_463_325_252 }
-    }
-
-    fn next(&mut self) -> u64 {
-        self.random = next_random(self.random);
-        let uniform = (self.random >> 11) as f64 / (1u64 << 53) as f64;
-        let rank = (uniform * (self.most - 1.0) + 1.0).powf(1.0 / Self::REST) as u64;
-        rank.wrapping_mul(SCATTER)
-    }
+/// Keys by Zipf's law with the exponent 0.99.
+fn zipf(keys: u64) -> impl FnMut() -> u64 {
+    let (zipf, mut rng) = (Zipf::new(keys, 0.99), Rng::new(42));
+    move || permuted(zipf.sample(&mut rng), keys)
 }

@@ -23,5 +23,6 @@ pub mod proc;
 pub mod report;
 pub mod scaling;
 pub mod server;
+pub mod traces;
 pub mod wire;
 pub mod zipf;

@@ -141,9 +141,7 @@ impl Stream {
 
     /// GETs of these keys.
     pub fn of_gets(dialect: Dialect, keys: impl Iterator<Item = u64>) -> Self {
-        let mut stream = Self::empty(dialect, VALUE_LEN, false);
-        keys.for_each(|number| stream.push(&key(number), false));
-        stream
+        Self { may_miss: false, ..Self::of_lossy_gets(dialect, VALUE_LEN, keys) }
     }
 
     /// GETs of these keys, whose values are `value_len` bytes long, or gone.

@@ -3,7 +3,8 @@
 //! L2 is [`memory::Memory`]: stripes, each a lock over shelves (one for each database) of a
 //! [`table`](table::Table) of [`entries`](entry), eviction queues and an expiry wheel. L3 is
 //! [`log::Log`], a log on [`disk`] whose index stands on the shelves too; [`demote`] is what happens
-//! between them, [`lookup`] how a key is found there. Tiers know nothing of stores or commands; `cache/` composes them.
+//! between them, [`lookup`] how a key is found there. Tiers know nothing of stores or commands; `cache/`
+//! composes them.
 
 pub mod adaptive;
 pub mod class;

@@ -2,7 +2,7 @@
 //!
 //! The two halves stand apart so that what is between, the disk, can be waited for in any way.
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use super::{
     super::{
@@ -75,7 +75,7 @@ impl Log {
     }
 
     /// Its file.
-    pub fn file(&self) -> &std::sync::Arc<dyn File> {
+    pub fn file(&self) -> &Arc<dyn File> {
         &self.file
     }
 
