@@ -25,7 +25,11 @@ use larder::{
         replay::{Replay, Setup, Sizes},
         report::{Flow, Place, Report, grouped, percent, size},
     },
-    tier::{Weight, eviction::Eviction, log::Log},
+    tier::{
+        Weight,
+        eviction::Eviction,
+        log::{Log, UNIT},
+    },
 };
 
 /// A request: a key and the bytes of key and value.
@@ -208,8 +212,8 @@ fn memory() {
     println!(
         "\nBytes of memory for each of 1,000,000 records of 100 bytes (16 of key, 84 of value)"
     );
-    // Three units a record and its place in its segment's table; one segment is always empty.
-    let disk = RECORDS * (192 + 16) / 60 * 64;
+    // A record in whole units and its place in its segment's table; three segments aren't full.
+    let disk = RECORDS * (160 + 16) / 60 * 64;
     let (mut replay, _dir) = open(32 << 20, disk, None);
     let mut key = 0;
     while log(&replay).live().0 < RECORDS {
@@ -218,11 +222,11 @@ fn memory() {
     }
     let records = log(&replay).live().0;
     let (shape, chunks) = (log(&replay).shape(), log(&replay).bytes());
-    let bits = shape.bytes() as usize / 64 / 8;
+    let bits = shape.bytes() as usize / UNIT / 8;
     let segments = shape.segments * 16;
     let parts = [
         ("index", replay.memory().index_bytes()),
-        ("validity, a bit for 64 bytes of the log", bits),
+        ("validity, a bit for 32 bytes of the log", bits),
         ("two words a segment", segments),
         ("admission", log(&replay).admission.bytes()),
         ("the writer's list of its segment", replay.writer_bytes()),

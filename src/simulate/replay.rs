@@ -423,6 +423,33 @@ mod tests {
         assert!(report.flow.reads >= report.tiers[Place::Disk as usize].hits / 2);
     }
 
+    /// A set of keys that a third of the log holds, asked for again and again, while a stream of others passes
+    /// through: segments of the set are passed over when their turn comes, so it stays, and nearly nothing
+    /// of it is written again.
+    #[test]
+    fn segments_of_hot_records_are_passed_over() {
+        const HOT: u64 = 1_200;
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut replay = Replay::new(&setup(dir.path(), 1 << 20, 4 << 20)).expect("opens");
+        let mut ask = |key: String| replay.request(key.as_bytes(), 1_000).expect("no failure");
+        for key in 0..5 * HOT {
+            ask(format!("hot:{}", key % HOT));
+        }
+        let mut late_misses = 0;
+        for step in 0..40 * HOT {
+            let place = ask(format!("hot:{}", step % HOT));
+            late_misses += u64::from(step > 4 * HOT && place == Place::Nowhere);
+            // Each of them comes back once, so that all are worth a place.
+            ask(format!("new:{}", step / 1_000 * 500 + step % 500));
+        }
+        let report = replay.report().expect("writes");
+        let flow = &report.flow;
+        assert!(flow.forgotten > 10_000, "the log went round: {flow:?}");
+        let asked = 36 * HOT;
+        assert!(late_misses < asked / 50, "{late_misses} of {asked} were missed: {flow:?}");
+        assert!(flow.reinserted < HOT, "{flow:?}");
+    }
+
     #[test]
     fn a_disk_makes_misses_fewer() {
         let dir = tempfile::tempdir().expect("a directory");

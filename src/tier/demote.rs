@@ -141,7 +141,7 @@ impl Memory {
             || self.rules().eviction() != Eviction::AllkeysS3fifo
             || entry.mark() > 0
             || entry.is_stored()
-            || log.admission.is_known(hash)
+            || log.was_let_go(hash)
     }
 
     /// Cancels the flights of a key that changes, and makes its records invalid (SEMANTICS 1, 7). The
@@ -204,7 +204,10 @@ impl Memory {
         match shelf.records.find_slot(hash, from) {
             Some(at) => {
                 let record = shelf.records.slot(at);
-                let hot = if log.is_old(record) { HOT } else { 0 };
+                let hot = if record.has(QUEUED) { 0 } else { HOT };
+                if hot & !record.0 != 0 {
+                    log.note_hot(record);
+                }
                 shelf.records.set(at, record.with(RESIDENT | hot, true));
                 entry.set_stored(true);
             }
@@ -262,6 +265,18 @@ impl Memory {
             let at = shelf.records.find_slot(item.hash, item.slot)?;
             Some(shelf.records.slot(at))
         })?
+    }
+
+    /// Notes that a record has to be hit again to count as hot.
+    pub fn cool_record(&self, item: &Item) {
+        self.with_records(item.keyspace, item.hash, |log, shelf| {
+            let Some(at) = shelf.records.find_slot(item.hash, item.slot) else { return };
+            let record = shelf.records.slot(at);
+            if record.has(HOT) {
+                log.note_cold(record);
+                shelf.records.set(at, record.with(HOT, false));
+            }
+        });
     }
 
     /// Forgets a record; false if the index didn't have it.
@@ -361,8 +376,7 @@ impl Memory {
             let Some(at) = shelf.records.find_slot(item.hash, from) else { return };
             let old = shelf.records.slot(at);
             // One that is written again has to be hit again.
-            let kept = if old.has(QUEUED) { HOT | RESIDENT } else { RESIDENT };
-            let new = Record(item.slot.0 | old.0 & kept);
+            let new = Record(item.slot.0 | old.0 & RESIDENT);
             log.invalidate(old);
             log.validate(new);
             shelf.records.set(at, new);

@@ -109,7 +109,7 @@ async fn flipped_bits_at_size_are_misses_and_each_is_counted() {
         tiers.set(0, &name(key), &value(key, LEN), Ttl::Clear).await.expect("room");
     }
     let segment = DAMAGED as usize / tiers.log().shape().segment_bytes;
-    eventually(|| tiers.log().state().next_segment() > segment).await;
+    eventually(|| tiers.log().state().in_turn().len() > segment).await;
 
     let records = records(&tiers, KEYS, LEN);
     let alike = alike(&tiers, KEYS, &records);

@@ -4,16 +4,17 @@
 //! first time and remembered; when it comes back, it is taken. (That is what the ghost queue is for in
 //! S3-FIFO, Yang et al., SOSP 2023, and the doorkeeper in TinyLFU, Einziger et al., 2017.) What the log
 //! itself lets go of is remembered too. The memory of it is two Bloom filters: one that fills, and the one
-//! that was full before.
+//! that was full before; a filter is full with as many keys as the log has room for, or fewer if it is small.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-/// Bytes of the log for which a filter remembers one key.
+/// Bytes of the log for which a filter has room for one key, and how many it takes at least.
 const BYTES_PER_KEY: u64 = 512;
 /// Bits of a filter for each key that it remembers, and how many of them a key sets.
 const BITS: usize = 8;
 const PROBES: u64 = 4;
 const LEAST_WORDS: usize = 64;
+const LEAST_KEYS: usize = 64;
 /// Words of a cache line.
 const LINE: usize = 8;
 
@@ -56,13 +57,9 @@ impl Admission {
         })
     }
 
-    /// Remembers a key that the log lets go of: it has passed here before, and need not wait again.
-    pub fn remember(&self, hash: u64) {
-        self.is_known(hash);
-    }
-
-    /// Whether a key was let go not long ago; if not, it is remembered from now on.
-    pub fn is_known(&self, hash: u64) -> bool {
+    /// Whether a key was let go not long ago; if not, it is remembered from now on, together with about so
+    /// many others.
+    pub fn is_known(&self, hash: u64, others: usize) -> bool {
         let has = |filter: &[AtomicU64]| {
             self.bits(hash).all(|(word, bit)| filter[word].load(Relaxed) & bit != 0)
         };
@@ -73,7 +70,7 @@ impl Admission {
         for (word, bit) in self.bits(hash) {
             self.filters[young][word].fetch_or(bit, Relaxed);
         }
-        if self.filled.fetch_add(1, Relaxed) + 1 >= self.room {
+        if self.filled.fetch_add(1, Relaxed) + 1 >= others.clamp(LEAST_KEYS, self.room) {
             self.filled.store(0, Relaxed);
             self.filters[young ^ 1].iter().for_each(|word| word.store(0, Relaxed));
             self.young.store(young ^ 1, Relaxed);
@@ -95,12 +92,14 @@ mod tests {
     fn what_came_lately_is_known_and_little_else() {
         let admission = Admission::new(16 << 20);
         let room = admission.room as u64;
-        let false_ones = (0..room).filter(|number| admission.is_known(hash(*number))).count();
+        let false_ones =
+            (0..room).filter(|number| admission.is_known(hash(*number), usize::MAX)).count();
         assert!(false_ones < room as usize / 20, "{false_ones} of {room}");
-        assert!((room - 100..room).all(|number| admission.is_known(hash(number))));
-        let came = (room..4 * room).filter(|number| admission.is_known(hash(*number))).count();
+        assert!((room - 100..room).all(|number| admission.is_known(hash(number), usize::MAX)));
+        let came =
+            (room..4 * room).filter(|number| admission.is_known(hash(*number), usize::MAX)).count();
         assert!(came < room as usize, "{came}");
-        let old = (0..room).filter(|number| admission.is_known(hash(*number))).count();
+        let old = (0..room).filter(|number| admission.is_known(hash(*number), usize::MAX)).count();
         assert!(old < room as usize / 5, "{old} of {room}");
     }
 }

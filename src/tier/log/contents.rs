@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  | CRC u32 | generation u32 | count u32 | "LTBL" | entry | entry | ... | nothing, up to a page |
-//!  entry   | hash u64 | keyspace u32 | first unit 18 bits, 6 bits of nothing, class 7, volatile 1 |
+//!  entry   | hash u64 | keyspace u32 | first unit 24 bits, class 7, volatile 1 |
 //! ```
 //!
 //! The CRC covers all behind it to the last entry. A table's first page is where its length, rounded up
@@ -49,7 +49,7 @@ pub fn table(items: &[Item], generation: u32, first_unit: u64) -> Buffer {
         out[8..12].copy_from_slice(&item.keyspace.to_le_bytes());
         let unit = (item.slot.place() - first_unit) as u32;
         let volatile = u32::from(item.slot.has(VOLATILE));
-        let word = unit << 14 | (item.slot.class() as u32) << 1 | volatile;
+        let word = unit << 8 | (item.slot.class() as u32) << 1 | volatile;
         out[12..].copy_from_slice(&word.to_le_bytes());
     }
     let sum = crc32fast::hash(&table[4..HEADER + items.len() * ENTRY]);
@@ -77,7 +77,7 @@ fn entries(table: &[u8], generation: u32, count: usize, first_unit: u64) -> Opti
             hash: u64::from(high) << 32 | u64::from(low),
             keyspace: word(bytes, 8),
             slot: Slot::of_class(
-                first_unit + u64::from(packed >> 14),
+                first_unit + u64::from(packed >> 8),
                 u64::from(packed >> 1 & 127),
                 flags,
             ),

@@ -1,11 +1,11 @@
 //! The index of L3: which of the records on disk a key may have, in about nine bytes a record.
 //!
-//! Keys are on disk; the index knows 26 bits of their hash (behind the bits that name stripe and
-//! segment), so that one lookup in about 130,000 finds a record of another key. Whoever reads a record
+//! Keys are on disk; the index knows 25 bits of their hash (behind the bits that name stripe and
+//! segment), so that one lookup in about 65,000 finds a record of another key. Whoever reads a record
 //! compares its key; whoever invalidates one invalidates all that look alike: a tier may forget.
 //!
 //! ```text
-//!  slot (8 bytes) | hash, 19 bits | place 34 bits | length class 7 | flags 4 |
+//!  slot (8 bytes) | hash, 18 bits | place 35 bits | length class 7 | flags 4 |
 //!  tail (1 byte)  | hash, 7 bits, and the mark |
 //! ```
 //!

@@ -41,7 +41,7 @@ use std::{
     sync::{
         Arc,
         atomic::{
-            AtomicBool, AtomicU64,
+            AtomicBool, AtomicI64, AtomicU64,
             Ordering::{Acquire, Relaxed, Release},
         },
     },
@@ -58,7 +58,7 @@ use slot::Slot;
 use state::{Hashing, Shape, State};
 
 /// Records begin at multiples of so many bytes.
-pub const UNIT: usize = 64;
+pub const UNIT: usize = 32;
 /// The longest segment, and the shortest.
 const SEGMENT_MOST: u64 = 16 << 20;
 const SEGMENT_LEAST: u64 = 64 << 10;
@@ -229,6 +229,8 @@ pub struct Log {
     /// Whether a write found no room for what may not be forgotten.
     wants_room: AtomicBool,
     records: AtomicU64,
+    /// Units of hot records by segment. After a database was dropped it is too much for a while.
+    hot: Box<[AtomicI64]>,
     /// Whether every segment was written once, so that more has to be forgotten.
     is_full: AtomicBool,
     /// Whether the last writes failed, again and again.
@@ -319,6 +321,7 @@ impl Log {
             lasting: AtomicU64::new(0),
             wants_room: AtomicBool::new(false),
             records: AtomicU64::new(0),
+            hot: (0..shape.segments).map(|_| AtomicI64::new(0)).collect(),
             is_full: AtomicBool::new(is_full),
             ails: AtomicBool::new(false),
             started_empty: why,
@@ -401,6 +404,15 @@ impl Log {
         self.is_full.store(true, Release);
     }
 
+    /// Notes that a key was let go of; says whether that was so not long ago already. As many keys are
+    /// remembered as the log has room for records like those that it has, as in S3-FIFO.
+    pub(super) fn was_let_go(&self, hash: u64) -> bool {
+        let (records, bytes) = self.live();
+        let others = self.shape.bytes() as f64 * records as f64 / bytes as f64;
+        // If there are none, as many as possible.
+        self.admission.is_known(hash, if bytes == 0 { usize::MAX } else { others as usize })
+    }
+
     /// Whether the disk takes no writes. What would wait for it is let go then, where it may be forgotten.
     pub fn ails(&self) -> bool {
         self.ails.load(Relaxed)
@@ -433,6 +445,22 @@ impl Log {
         bytes <= most
     }
 
+    /// Notes that a record was hit, for the first time since its segment was passed over. Call it under the
+    /// stripe's lock.
+    pub(super) fn note_hot(&self, slot: Slot) {
+        self.hot[self.segment_of(slot.place())].fetch_add(slot.units() as i64, Relaxed);
+    }
+
+    /// Notes that a record isn't hot any more, or isn't there any more.
+    pub(super) fn note_cold(&self, slot: Slot) {
+        self.hot[self.segment_of(slot.place())].fetch_sub(slot.units() as i64, Relaxed);
+    }
+
+    /// The share of a segment that hot records take.
+    fn hot_share(&self, segment: usize) -> f64 {
+        self.hot[segment].load(Relaxed) as f64 / self.shape.units() as f64
+    }
+
     /// Notes that a record is valid from now on. Call it under the stripe's lock.
     pub(super) fn validate(&self, slot: Slot) {
         self.state.set_valid(slot.place());
@@ -449,6 +477,9 @@ impl Log {
         // What waits in the queue is let go by the writer, which finds no index entry for it.
         if !slot.has(slot::QUEUED) {
             self.state.set_invalid(slot.place());
+            if slot.has(slot::HOT) {
+                self.note_cold(slot);
+            }
             self.live.fetch_sub(slot.units(), Relaxed);
             if !slot.has(slot::VOLATILE) {
                 self.lasting.fetch_sub(slot.units(), Relaxed);
@@ -468,13 +499,6 @@ impl Log {
     /// The segment of a place.
     pub fn segment_of(&self, place: u64) -> usize {
         (place / self.shape.units()) as usize
-    }
-
-    /// Whether a record stands in that half of the log which is reclaimed first.
-    pub fn is_old(&self, slot: Slot) -> bool {
-        let (segments, next) = (self.shape.segments, self.state.next_segment());
-        let age = || (next + segments - self.segment_of(slot.place())) % segments;
-        !slot.has(slot::QUEUED) && age() >= segments / 2
     }
 
     /// When the segment of a record was begun, in unix seconds.

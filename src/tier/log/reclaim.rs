@@ -1,4 +1,8 @@
-//! Reclaim: the oldest segment makes room for new records.
+//! Reclaim: an old segment makes room for new records.
+//!
+//! Segments take their turn like the entries of a clock: one whose records were hit often since its last
+//! turn is passed over, which costs no write; of the first that wasn't, some hot records are written again,
+//! together with those of other segments, and the others are forgotten.
 
 use std::{
     io,
@@ -12,7 +16,7 @@ use super::{
     record,
     slot::{HOT, RESIDENT, VOLATILE},
     state::Kind,
-    writer::{Writer, record_bytes},
+    writer::{Head, Writer, record_bytes},
 };
 
 /// Bytes that may be written for each byte admitted; a little below the promise of 1.2, since what is
@@ -22,6 +26,10 @@ const MOST_WRITTEN: f64 = 1.19;
 /// takes, and at most, however much was saved.
 const HOT_LEAST: f64 = 0.04;
 const HOT_MOST: f64 = 0.5;
+
+/// A segment is passed over if hot records take more than this share of it; so many are looked at.
+const HOT_ENOUGH: f64 = 0.3;
+const LOOKED_AT: usize = 8;
 
 /// What hot records may cost: [`MOST_WRITTEN`] for all that was admitted since the first reclaim, less all
 /// that was written, padding and tables included. What one segment doesn't use the next one may, as long
@@ -46,18 +54,41 @@ impl Allowance {
 }
 
 impl Writer {
-    /// Empties a segment. Records that may not be forgotten, and some hot ones, are written again.
-    pub(super) fn reclaim(&mut self, memory: &Memory, segment: usize) -> io::Result<()> {
-        if self.log.state().segment(segment).1 == Kind::Empty {
-            return Ok(());
+    /// The segment whose turn it is. Those that are passed over get another one.
+    pub(super) fn victim(&self, memory: &Memory) -> Option<usize> {
+        let state = self.log.state();
+        let oldest = self.in_turn();
+        // Where all are written again, or the parts of a long record follow it, nothing is won.
+        let heat = |segment: usize| match state.segment(segment).1 {
+            Kind::Sealed if !memory.keeps_all() => self.log.hot_share(segment),
+            _ => 0.0,
+        };
+        let looked_at = &oldest[..oldest.len().min(LOOKED_AT)];
+        let cool = looked_at.iter().position(|segment| heat(*segment) <= HOT_ENOUGH);
+        let coolest = || {
+            let heats = looked_at.iter().map(|segment| heat(*segment)).enumerate();
+            heats.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(at, _)| at)
+        };
+        let at = cool.or_else(coolest)?;
+        for segment in &looked_at[..at] {
+            self.items_of(memory, *segment).iter().for_each(|item| memory.cool_record(item));
+            self.log.hot[*segment].store(0, Relaxed);
+            state.give_turn(*segment);
         }
+        Some(looked_at[at])
+    }
+
+    /// Empties a segment. Records that may not be forgotten, and some hot ones, are written again; false if
+    /// there was no room for all of them where survivors stand, so that the others stand with the new ones.
+    pub(super) fn reclaim(&mut self, memory: &Memory, segment: usize) -> io::Result<bool> {
+        let mut fitted = true;
         let mut budget = self.hot_budget();
         for item in self.items_of(memory, segment) {
             let Some(slot) = memory.record_of(&item) else { continue };
             let is_kept = memory.keeps(slot.has(VOLATILE));
             let is_hot = slot.has(HOT) && !slot.has(RESIDENT) && slot.bytes() <= budget;
             if !is_kept && !is_hot {
-                self.log.admission.remember(item.hash);
+                self.log.was_let_go(item.hash);
                 memory.drop_record(item.keyspace, item.hash, item.slot);
                 add(&self.log.counters.forgotten, 1);
                 continue;
@@ -65,11 +96,15 @@ impl Writer {
             if !is_kept {
                 budget -= slot.bytes();
             }
-            self.write_again(memory, &item);
+            let bytes = slot.bytes();
+            let head = if self.has_room(Head::Again, bytes) { Head::Again } else { Head::Fresh };
+            fitted &= head == Head::Again;
+            self.turn_to(memory, head)?;
+            self.write_again(memory, &item, head)?;
         }
         self.send_all(memory)?;
         self.empty(memory, segment);
-        Ok(())
+        Ok(fitted)
     }
 
     fn hot_budget(&mut self) -> usize {
@@ -88,7 +123,7 @@ impl Writer {
         })
     }
 
-    fn write_again(&mut self, memory: &Memory, item: &Item) {
+    fn write_again(&mut self, memory: &Memory, item: &Item, head: Head) -> io::Result<()> {
         let log = self.log.clone();
         let (generation, _) = log.state().segment(log.segment_of(item.slot.place()));
         let start = item.slot.place() * UNIT as u64;
@@ -109,14 +144,15 @@ impl Writer {
             }
         };
         let has_ended = |entry: &EntryRef| !is_live(entry.get(), crate::clock::micros() / 1_000);
-        let room = |entry: &EntryRef| self.has_room(record_bytes(entry));
+        let room = |entry: &EntryRef| self.has_room(head, record_bytes(entry));
         let Some(entry) = entry.filter(|entry| room(entry) && !has_ended(entry)) else {
             memory.drop_record(item.keyspace, item.hash, item.slot);
-            return;
+            return Ok(());
         };
         self.put(item.keyspace, item.hash, item.slot, &entry);
         add(&log.counters.reinserted, 1);
         add(&log.counters.reinserted_bytes, record_bytes(&entry) as u64);
+        self.send_chunk(memory)
     }
 
     /// Empties a segment without a second chance for anything.

@@ -7,7 +7,7 @@
 //!  | u32  | u32        | u64     | 48 bits   | 8, 8 bits   | u32      | len    | len u32  | until   |
 //!  |      |            |         |           |             |          | u32    |          | u64, if |
 //!  +------+------------+---------+-----------+-------------+----------+--------+----------+---------+
-//!  | key | value | nothing, up to a multiple of 64 bytes |
+//!  | key | value | nothing, up to a multiple of 32 bytes |
 //! ```
 //!
 //! Little-endian. The CRC-32 (IEEE) covers all behind it to the end of the value. The generation is that

@@ -1,9 +1,9 @@
-//! What the index keeps of a record: where it is, how long, and what is known of it, in 45 bits.
+//! What the index keeps of a record: where it is, how long, and what is known of it, in 46 bits.
 
 use super::UNIT;
 
 /// Bits of a place, in units of [`UNIT`] bytes: a tebibyte.
-pub const PLACE_BITS: u32 = 34;
+pub const PLACE_BITS: u32 = 35;
 /// Bits of a length class.
 const CLASS_BITS: u32 = 7;
 const FLAG_BITS: u32 = 4;
@@ -12,7 +12,7 @@ pub const SLOT_BITS: u32 = PLACE_BITS + CLASS_BITS + FLAG_BITS;
 
 /// The record waits to be written: its place is a number in the demotion queue.
 pub const QUEUED: u64 = 1;
-/// It was hit in the older half of the log ([`super::Log::is_old`]).
+/// It was hit since its segment was last passed over, or begun.
 pub const HOT: u64 = 2;
 /// Memory has an unchanged copy.
 pub const RESIDENT: u64 = 4;

@@ -5,12 +5,12 @@
 //!  word   0  magic        1  format        2  segment bytes   3  segments
 //!         4  hash seeds, 4 words           8  fingerprint of the hash
 //!         9  boot id, 2 words             11  status: 1 in use, 2 closed cleanly
-//!        12  which keyspace table counts  13  last keyspace    14  version  15  next segment
+//!        12  which keyspace table counts  13  last keyspace    14  version  15  turns given
 //!        16  the run that used it last
 //!       512  keyspace table 0, 256 u32   640  keyspace table 1
-//!      1024  segments, 2 words each: generation (low half) and kind; number of records
-//!              (low half) and the unix second at which it was begun
-//!         p  (the next page) bitmap: a bit for each 64 bytes of the log, set where a valid record begins
+//!      1024  segments, 2 words each: generation (low half), kind (8 bits) and turn (24); number of
+//!              records (low half) and the unix second at which it was begun
+//!         p  (the next page) bitmap: a bit for each 32 bytes of the log, set where a valid record begins
 //! ```
 //!
 //! A bit is set after its record was written, under the lock of the key's stripe and together with the
@@ -18,6 +18,7 @@
 //! the set bits are exactly what the index had. A power loss may lose either; it shows in the boot id.
 
 use std::{
+    cmp::Reverse,
     fs,
     io::{self, Read},
     path::Path,
@@ -30,7 +31,7 @@ use std::{
 use super::{super::disk::PAGE, UNIT, map::Map};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"LARDERL3");
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
 const SEEDS: usize = 4;
 const FINGERPRINT: usize = 8;
 const BOOT: usize = 9;
@@ -38,12 +39,17 @@ const STATUS: usize = 11;
 const SELECTOR: usize = 12;
 const LAST_KEYSPACE: usize = 13;
 const VERSION: usize = 14;
-const NEXT: usize = 15;
+const TURNS: usize = 15;
 const RUN: usize = 16;
 const TABLES: [usize; 2] = [512, 640];
 /// Databases that a table has room for.
 pub const DATABASES: usize = 256;
 const SEGMENTS: usize = 1024;
+/// Where the word of a segment has its kind and its turn, and the turns that it can tell apart: as many as
+/// there can be segments.
+const KIND_SHIFT: u32 = 32;
+const TURN_SHIFT: u32 = 40;
+const TURN_MASK: u64 = (1 << (u64::BITS - TURN_SHIFT)) - 1;
 /// Words before the bitmap that say what the rest is.
 const HEAD_WORDS: usize = SEGMENTS;
 
@@ -281,20 +287,36 @@ impl State {
         self.word(VERSION).fetch_add(1, Relaxed) + 1
     }
 
-    /// The segment that is written next.
-    pub fn next_segment(&self) -> usize {
-        self.get(NEXT) as usize % self.shape.segments
+    /// Puts a segment behind all others in the order in which they are reclaimed.
+    pub fn give_turn(&self, segment: usize) {
+        let turn = self.word(TURNS).fetch_add(1, Relaxed) + 1;
+        let at = SEGMENTS + 2 * segment;
+        let rest = self.get(at) & ((1 << TURN_SHIFT) - 1);
+        self.put(at, (turn & TURN_MASK) << TURN_SHIFT | rest);
     }
 
-    /// Notes the segment that is written next.
-    pub fn set_next_segment(&self, segment: usize) {
-        self.put(NEXT, segment as u64);
+    /// The segments that aren't empty, in the order in which they are reclaimed.
+    pub fn in_turn(&self) -> Vec<usize> {
+        let turns = self.get(TURNS);
+        let age = |segment: &usize| {
+            let turn = self.get(SEGMENTS + 2 * segment) >> TURN_SHIFT;
+            Reverse(turns.wrapping_sub(turn) & TURN_MASK)
+        };
+        let is_used = |segment: &usize| self.segment(*segment).1 != Kind::Empty;
+        let mut used: Vec<usize> = (0..self.shape.segments).filter(is_used).collect();
+        used.sort_by_cached_key(age);
+        used
+    }
+
+    /// A segment that holds nothing.
+    pub fn empty_segment(&self) -> Option<usize> {
+        (0..self.shape.segments).find(|segment| self.segment(*segment).1 == Kind::Empty)
     }
 
     /// A segment's generation and what it holds.
     pub fn segment(&self, segment: usize) -> (u32, Kind) {
         let word = self.get(SEGMENTS + 2 * segment);
-        let kind = match word >> 32 {
+        let kind = match word >> KIND_SHIFT & 0xff {
             1 => Kind::Open,
             2 => Kind::Sealed,
             3 => Kind::Long,
@@ -306,7 +328,9 @@ impl State {
 
     /// Notes what a segment holds.
     pub fn set_segment(&self, segment: usize, generation: u32, kind: Kind) {
-        self.put(SEGMENTS + 2 * segment, u64::from(kind as u32) << 32 | u64::from(generation));
+        let at = SEGMENTS + 2 * segment;
+        let turn = self.get(at) >> TURN_SHIFT << TURN_SHIFT;
+        self.put(at, turn | u64::from(kind as u32) << KIND_SHIFT | u64::from(generation));
     }
 
     /// Records of a sealed segment, valid or not.
@@ -410,6 +434,25 @@ mod tests {
         assert_eq!(state.valid_in(4).collect::<Vec<_>>(), [63, 64]);
         assert_eq!(state.valid_in(3).count(), 0);
         assert_eq!(state.hashing(), HASHING);
+    }
+
+    #[test]
+    fn segments_are_reclaimed_in_turn() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state = State::open(&dir.path().join("state"), SHAPE).expect("opens");
+        state.format(&HASHING);
+        // The turns begin again in between.
+        state.put(TURNS, TURN_MASK - 1);
+        for segment in [3, 0, 4] {
+            state.set_segment(segment, 7, Kind::Sealed);
+            state.give_turn(segment);
+        }
+        assert_eq!((state.in_turn(), state.empty_segment()), (vec![3, 0, 4], Some(1)));
+        state.give_turn(3);
+        state.set_segment(4, 8, Kind::Open);
+        state.set_segment(0, 7, Kind::Empty);
+        assert_eq!((state.in_turn(), state.empty_segment()), (vec![4, 3], Some(0)));
+        assert_eq!((state.segment(3), state.segment(4)), ((7, Kind::Sealed), (8, Kind::Open)));
     }
 
     #[test]

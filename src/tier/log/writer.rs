@@ -2,8 +2,12 @@
 //!
 //! Bytes are gathered in a buffer and written a mebibyte at a time, in whole pages. A record counts once
 //! all of it is written: then, under its key's stripe lock, its index entry changes from the queue's
-//! number to its place, unless the key was changed meanwhile. The segment behind the one that is written
-//! is always empty: it is reclaimed when the one before it is begun, and what survives goes there.
+//! number to its place, unless the key was changed meanwhile. Beside the segments that are written one is
+//! always empty: when it is begun, another one is reclaimed.
+//!
+//! Two segments are written at a time: one has what comes from memory, the other what survives a reclaim,
+//! so that the hot records come to stand together and their segments can be passed over. (Small logs, and
+//! those that may forget nothing, do with the first.) The buffer is for one of them at a time.
 //!
 //! A write that fails is tried again later, from the same bytes at the same place. When that has failed
 //! a few times, what was to be written is let go and the segment is left as it is, and until a write
@@ -24,7 +28,7 @@ use super::{
     contents::{self, Item},
     queue::Demotion,
     reclaim::Allowance,
-    record::{self, Head},
+    record,
     slot::{Slot, VOLATILE},
     state::Kind,
 };
@@ -33,6 +37,18 @@ use super::{
 pub const CHUNK: usize = 1 << 20;
 /// How often a write is tried at the same place.
 const TRIES: u32 = 3;
+
+/// Segments below which survivors have none of their own.
+const FEW: usize = 16;
+
+/// The two that are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Head {
+    /// For what comes from memory.
+    Fresh,
+    /// For what survives.
+    Again,
+}
 
 /// The segment, or the segments of one long record, that are being written.
 struct Open {
@@ -58,7 +74,9 @@ struct Pending {
 /// The writer.
 pub struct Writer {
     pub(super) log: Arc<Log>,
-    open: Option<Open>,
+    heads: [Option<Open>; 2],
+    /// The one that the buffer is for.
+    head: Head,
     buffer: Buffer,
     filled: usize,
     failures: u32,
@@ -66,8 +84,8 @@ pub struct Writer {
     writes_long: bool,
     /// The demotion that failed to be written.
     again: Option<Demotion>,
-    /// The segment that is being reclaimed.
-    reclaiming: Option<usize>,
+    /// Whether no segment is empty: one is to be reclaimed before all else.
+    lacks_empty: bool,
     pub(super) allowance: Allowance,
     pub(super) reads: Buffer,
 }
@@ -76,13 +94,14 @@ impl Writer {
     /// A writer that goes on where the last one ended.
     pub fn new(log: Arc<Log>) -> Self {
         let mut writer = Self {
-            open: None,
+            heads: [None, None],
+            head: Head::Fresh,
             buffer: Buffer::zeroed(2 * log.chunk),
             filled: 0,
             failures: 0,
             writes_long: false,
             again: None,
-            reclaiming: None,
+            lacks_empty: false,
             allowance: Allowance::default(),
             reads: Buffer::zeroed(PAGE),
             log,
@@ -91,47 +110,53 @@ impl Writer {
         writer
     }
 
-    /// Ends the segment that was written last, as it is. Behind its last valid record there may be records
-    /// of its generation that no longer count; were they written over and the disk forgot it, they would
-    /// pass. So no place is written twice in one generation.
+    /// Ends the segments that were being written, as they are. Behind the last valid record of one there may
+    /// be records of its generation that no longer count; were they written over and the disk forgot it,
+    /// they would pass. So no place is written twice in one generation.
     fn resume(&mut self) {
-        let log = &self.log;
-        let segment = log.state.next_segment();
-        let (generation, kind) = log.state.segment(segment);
-        if kind != Kind::Open {
-            return;
+        let log = self.log.clone();
+        let state = log.state();
+        let mut last = None;
+        for segment in state.in_turn() {
+            let (generation, kind) = state.segment(segment);
+            if kind != Kind::Open {
+                continue;
+            }
+            if state.valid_in(segment).next().is_none() {
+                state.set_segment(segment, generation, Kind::Empty);
+            } else if let Ok(items) = log.contents(segment)
+                && let Some(open) = last.replace(self.opened(segment, generation, items))
+            {
+                self.end(open);
+            }
         }
-        let behind = (segment + 1) % log.shape.segments;
-        if log.state.valid_in(segment).next().is_none() {
-            return log.state.set_segment(segment, generation, Kind::Empty);
-        }
-        let Ok(items) = log.contents(segment) else { return log.state.set_next_segment(behind) };
-        let first = segment as u64 * log.shape.units();
-        let end = |item: &Item| (item.slot.place() - first + item.slot.units()) * UNIT as u64;
-        let at = items.iter().map(end).max().unwrap_or(0).next_multiple_of(PAGE as u64);
-        let at = at.min(log.shape.segment_bytes as u64);
-        let (written, pending) = (at, Vec::new());
-        let open = Open { first: segment, generation, at, written, items, pending };
-        if log.state.segment(behind).1 == Kind::Empty {
+        if state.empty_segment().is_none() && last.is_some() {
+            // The end came while one was being emptied: what survives of it has its place here.
+            self.lacks_empty = true;
+            self.heads[Head::Fresh as usize] = last;
+        } else if let Some(open) = last {
             self.end(open);
-        } else {
-            // The end came while that was being emptied: what survives of it has its place here.
-            self.open = Some(open);
-            self.reclaiming = Some(behind);
         }
+    }
+
+    /// A segment that is gone on with behind its last record.
+    fn opened(&self, first: usize, generation: u32, items: Vec<Item>) -> Open {
+        let shape = self.log.shape;
+        let unit = first as u64 * shape.units();
+        let end = |item: &Item| (item.slot.place() - unit + item.slot.units()) * UNIT as u64;
+        let at = items.iter().map(end).max().unwrap_or(0).next_multiple_of(PAGE as u64);
+        let at = at.min(shape.segment_bytes as u64);
+        Open { first, generation, at, written: at, items, pending: Vec::new() }
     }
 
     /// Writes some of what waits; all of it, to the last byte, if told so. Returns how many entries it
     /// took. After an error it goes on where it was.
     pub fn step(&mut self, memory: &Memory, all: bool) -> io::Result<usize> {
-        if self.filled >= self.log.chunk {
-            self.send(memory)?;
-        }
-        if let Some(segment) = self.reclaiming {
-            // What was put there before an error is not to be put there twice.
+        self.send_chunk(memory)?;
+        if self.lacks_empty {
+            // What was taken before an error is not to be taken twice.
             self.send_all(memory)?;
-            self.reclaim(memory, segment)?;
-            self.reclaiming = None;
+            self.empty_one(memory)?;
         }
         let (mut count, mut bytes) = (0, 0);
         while (bytes < self.log.chunk || all)
@@ -172,9 +197,7 @@ impl Writer {
             self.again = Some(demotion);
             return Err(error);
         }
-        if self.filled >= self.log.chunk {
-            self.send(memory)?;
-        }
+        self.send_chunk(memory)?;
         Ok(bytes)
     }
 
@@ -182,9 +205,30 @@ impl Writer {
         bytes.next_multiple_of(UNIT) + contents::table_bytes(1) > self.log.shape.segment_bytes
     }
 
-    /// Whether a record fits into the segment that is being written.
-    pub(super) fn has_room(&self, bytes: usize) -> bool {
-        self.open.as_ref().is_some_and(|open| {
+    fn open(&self) -> Option<&Open> {
+        self.heads[self.head as usize].as_ref()
+    }
+
+    fn open_mut(&mut self) -> Option<&mut Open> {
+        self.heads[self.head as usize].as_mut()
+    }
+
+    fn take_open(&mut self) -> Option<Open> {
+        self.heads[self.head as usize].take()
+    }
+
+    /// Goes on with the other one of the segments that are written.
+    pub(super) fn turn_to(&mut self, memory: &Memory, head: Head) -> io::Result<()> {
+        if self.head != head {
+            self.send_all(memory)?;
+            self.head = head;
+        }
+        Ok(())
+    }
+
+    /// Whether a record fits into one of the segments that are written.
+    pub(super) fn has_room(&self, head: Head, bytes: usize) -> bool {
+        self.heads[head as usize].as_ref().is_some_and(|open| {
             let table = contents::table_bytes(open.items.len() + 1);
             let end = open.at as usize + bytes.next_multiple_of(UNIT);
             end.next_multiple_of(PAGE) + table <= self.log.shape.segment_bytes
@@ -208,18 +252,19 @@ impl Writer {
         from: Slot,
         entry: &EntryRef,
     ) -> Option<(Vec<u8>, usize)> {
-        let open = self.open.as_mut()?;
+        let segment_units = self.log.shape.units();
+        let version = self.log.state.next_version();
+        let open = self.open_mut()?;
         let entry = entry.get();
         let meta = entry.meta();
         let bytes = record::size(entry.key().len(), entry.value().len(), &meta);
         let units = record::units(bytes);
-        let place = open.first as u64 * self.log.shape.units() + open.at / UNIT as u64;
+        let place = open.first as u64 * segment_units + open.at / UNIT as u64;
         let flags = if meta.deadline != 0 { VOLATILE } else { 0 };
         let item = Item { hash, keyspace, slot: Slot::written(place, units, flags) };
         open.items.push(item);
         open.pending.push(Pending { item, from, end: open.at + units * UNIT as u64 });
-        let version = self.log.state.next_version();
-        let head = Head { generation: open.generation, version, keyspace, meta };
+        let head = record::Head { generation: open.generation, version, keyspace, meta };
         let beginning = record::beginning(&head, entry.key(), entry.value());
         Some((beginning, units as usize * UNIT - bytes))
     }
@@ -233,7 +278,7 @@ impl Writer {
         }
         self.buffer[self.filled..end].copy_from_slice(bytes);
         self.filled = end;
-        if let Some(open) = &mut self.open {
+        if let Some(open) = self.open_mut() {
             open.at += bytes.len() as u64;
         }
     }
@@ -245,10 +290,15 @@ impl Writer {
         self.send(memory)
     }
 
+    /// Writes what is in the buffer, if it is much.
+    pub(super) fn send_chunk(&mut self, memory: &Memory) -> io::Result<()> {
+        if self.filled >= self.log.chunk { self.send(memory) } else { Ok(()) }
+    }
+
     /// Writes the whole pages in the buffer, and lets the records that end there count.
     fn send(&mut self, memory: &Memory) -> io::Result<()> {
         let whole = self.filled / PAGE * PAGE;
-        let Some(open) = self.open.as_mut().filter(|_| whole > 0) else { return Ok(()) };
+        let Some(open) = self.open().filter(|_| whole > 0) else { return Ok(()) };
         let start = (open.first * self.log.shape.segment_bytes) as u64 + open.written;
         if let Err(error) = self.log.write(&self.buffer[..whole], start) {
             self.failures += 1;
@@ -259,6 +309,7 @@ impl Writer {
         }
         self.failures = 0;
         self.log.ails.store(false, Relaxed);
+        let Some(open) = &mut self.heads[self.head as usize] else { return Ok(()) };
         open.written += whole as u64;
         let done = open.pending.iter().take_while(|pending| pending.end <= open.written).count();
         for Pending { item, from, .. } in open.pending.drain(..done) {
@@ -276,7 +327,7 @@ impl Writer {
 
     /// Lets go of what can't be written and leaves the segment as it is.
     fn give_up(&mut self, memory: &Memory) {
-        let Some(open) = self.open.take() else { return };
+        let Some(open) = self.take_open() else { return };
         for Pending { item, from, .. } in open.pending {
             memory.drop_record(item.keyspace, item.hash, from);
             self.log.let_go(from);
@@ -286,7 +337,6 @@ impl Writer {
             // Its turn comes again before the log counts as full.
             state.set_segment(open.first, open.generation, Kind::Empty);
         }
-        state.set_next_segment((open.first + 1) % self.log.shape.segments);
         self.filled = 0;
         self.failures = 0;
         self.log.ails.store(true, Relaxed);
@@ -297,7 +347,7 @@ impl Writer {
     fn make_room(&mut self, memory: &Memory, bytes: usize) -> io::Result<()> {
         // What survives of the segment behind takes room in the new one too.
         for _ in 0..self.log.shape.segments {
-            if self.has_room(bytes) {
+            if self.has_room(Head::Fresh, bytes) {
                 return Ok(());
             }
             self.seal(memory)?;
@@ -306,10 +356,10 @@ impl Writer {
         Err(io::ErrorKind::StorageFull.into())
     }
 
-    /// Ends the segment that is being written.
+    /// Ends the segment that the buffer is for.
     fn seal(&mut self, memory: &Memory) -> io::Result<()> {
         self.send_all(memory)?;
-        if let Some(open) = self.open.take() {
+        if let Some(open) = self.take_open() {
             self.end(open);
         }
         Ok(())
@@ -328,25 +378,50 @@ impl Writer {
             self.log.state.set_count(open.first, open.items.len());
             self.log.state.set_segment(open.first, open.generation, Kind::Sealed);
         }
-        self.log.state.set_next_segment((open.first + 1) % shape.segments);
+        self.log.state.give_turn(open.first);
     }
 
-    /// Begins the next segment, which is empty, and empties the one behind it.
+    /// Begins a segment that is empty, and sees to it that another one is.
     fn begin(&mut self, memory: &Memory) -> io::Result<()> {
-        let first = self.log.state.next_segment();
-        if self.log.state.segment(first).1 != Kind::Empty {
-            // After an end at a bad moment.
-            self.forget(memory, first);
-        }
-        self.open(first, 1, false);
-        let behind = (first + 1) % self.log.shape.segments;
-        if self.log.state.segment(behind).1 != Kind::Empty {
+        let empty = self.log.state.empty_segment();
+        let first = empty.unwrap_or_else(|| self.forget_one(memory));
+        self.begin_at(first, 1, false);
+        self.lacks_empty = true;
+        self.empty_one(memory)
+    }
+
+    /// Reclaims segments until one is empty. After an error it has to be called again.
+    fn empty_one(&mut self, memory: &Memory) -> io::Result<()> {
+        while self.log.state.empty_segment().is_none() {
             self.log.set_full();
-            self.reclaiming = Some(behind);
-            self.reclaim(memory, behind)?;
-            self.reclaiming = None;
+            let Some(segment) = self.victim(memory) else { break };
+            let fitted = self.reclaim(memory, segment)?;
+            if !fitted && self.log.shape.segments >= FEW && !memory.keeps_all() {
+                // The survivors of the next one, and of those after it, have this one.
+                self.turn_to(memory, Head::Again)?;
+                self.seal(memory)?;
+                self.begin_at(segment, 1, false);
+            }
         }
+        self.turn_to(memory, Head::Fresh)?;
+        self.lacks_empty = false;
         Ok(())
+    }
+
+    /// Empties the oldest segment, after an end at a bad moment or for a long record.
+    fn forget_one(&self, memory: &Memory) -> usize {
+        let oldest = self.in_turn().first().copied().unwrap_or(0);
+        self.log.set_full();
+        self.forget(memory, oldest);
+        oldest
+    }
+
+    /// The segments that are neither empty nor written, in the order in which they are reclaimed.
+    pub(super) fn in_turn(&self) -> Vec<usize> {
+        let mut segments = self.log.state.in_turn();
+        let is_written = |segment| self.heads.iter().flatten().any(|open| open.first == segment);
+        segments.retain(|segment| !is_written(*segment));
+        segments
     }
 
     /// Writes a record that is longer than a segment into segments of its own. If that fails, it begins
@@ -359,23 +434,27 @@ impl Writer {
         from: Slot,
         entry: &EntryRef,
     ) -> io::Result<()> {
-        self.seal(memory)?;
+        for head in [Head::Again, Head::Fresh] {
+            self.turn_to(memory, head)?;
+            self.seal(memory)?;
+        }
         let shape = self.log.shape;
         let run = record_bytes(entry).div_ceil(shape.segment_bytes);
-        let next = self.log.state.next_segment();
-        let first = if next + run > shape.segments { 0 } else { next };
-        for segment in (first..=first + run).map(|segment| segment % shape.segments) {
+        // The first of another long record comes before its parts, in turn and in place.
+        let next = self.log.state.empty_segment().or_else(|| self.in_turn().first().copied());
+        let first = next.filter(|next| next + run <= shape.segments).unwrap_or(0);
+        for segment in first..first + run {
             if self.log.state.segment(segment).1 != Kind::Empty {
                 self.log.set_full();
                 self.forget(memory, segment);
             }
         }
-        self.open(first, run, true);
+        self.begin_at(first, run, true);
         self.writes_long = true;
         let written = self.write_parts(memory, keyspace, hash, from, entry);
         self.writes_long = false;
         if written.is_err() {
-            self.open = None;
+            self.take_open();
             self.filled = 0;
             (first..first + run).for_each(|segment| self.forget(memory, segment));
             if self.failures >= TRIES {
@@ -405,18 +484,17 @@ impl Writer {
         let unit = self.filled.next_multiple_of(UNIT) - self.filled;
         self.append(&[0; UNIT][..unit]);
         self.send_all(memory)?;
-        if let Some(open) = self.open.take() {
-            let run = (open.at as usize).div_ceil(self.log.shape.segment_bytes);
-            let next = (open.first + run) % self.log.shape.segments;
-            self.log.state.set_next_segment(next);
+        self.take_open();
+        if self.log.state.empty_segment().is_none() {
+            self.forget_one(memory);
         }
         Ok(())
     }
 
-    fn open(&mut self, first: usize, run: usize, is_long: bool) {
+    fn begin_at(&mut self, first: usize, run: usize, is_long: bool) {
         let state = &self.log.state;
         let generation = state.segment(first).0.wrapping_add(1);
-        for segment in (first..first + run).rev() {
+        for segment in first..first + run {
             let kind = match (is_long, segment == first) {
                 (false, _) => Kind::Open,
                 (true, true) => Kind::Long,
@@ -425,10 +503,12 @@ impl Writer {
             let own = state.segment(segment).0.wrapping_add(1);
             state.set_segment(segment, own, kind);
             state.set_begun(segment, crate::clock::micros() / 1_000_000);
+            state.give_turn(segment);
         }
-        state.set_next_segment(first);
+        self.log.hot[first].store(0, Relaxed);
         let (items, pending) = (Vec::new(), Vec::new());
-        self.open = Some(Open { first, generation, at: 0, written: 0, items, pending });
+        let open = Open { first, generation, at: 0, written: 0, items, pending };
+        self.heads[self.head as usize] = Some(open);
     }
 
     /// Bytes of memory that it has for the records of the segment which it writes, and for reads.
@@ -437,7 +517,7 @@ impl Writer {
             open.items.capacity() * size_of::<Item>()
                 + open.pending.capacity() * size_of::<Pending>()
         };
-        self.open.as_ref().map_or(0, of_open) + self.reads.len()
+        self.heads.iter().flatten().map(of_open).sum::<usize>() + self.reads.len()
     }
 
     /// Whether all that was taken is written.
