@@ -10,6 +10,10 @@
 //! watches what probing brings: where it finds less than a quarter of what is asked for, nearly all
 //! lookups pass it by. So traffic without hot keys costs a few instructions.
 //!
+//! It has a thousand keys at most: a hit saves two locks, about 30 ns, which a few lines of cache that come
+//! from afar would take. For the same reason a request's entry is loaded while those before it are carried
+//! out ([`LocalCache::prefetch`]), as those of L2 are.
+//!
 //! Where memory counts entries, so does L1, and then it is as plain as in a textbook: it takes in all
 //! that is read, and never passes a lookup by.
 
@@ -35,6 +39,9 @@ use crate::tier::{
 const LONGEST: usize = 4 << 10;
 /// What an entry takes beside itself: the map's node and slot.
 const NODE: usize = 96;
+/// Entries that it has at most. Its index then takes 80 KiB and stays in the core's own cache; one with
+/// room for what the limit would allow is spread over megabytes, and a hit costs more than L2's.
+const MOST: usize = 1024;
 /// One hit of L2 in so many is looked at.
 const SAMPLE: u32 = 16;
 /// One hit of ours in so many moves its entry to the front of the list, which touches four others: the
@@ -146,7 +153,7 @@ impl Cache {
     /// A cache of so many bytes in front of this one (entries, if that counts entries), for one thread.
     pub fn local(&self, limit: usize) -> LocalCache {
         let (most, sample, promote, closes_for) = match self.0.memory.rules().weight {
-            Weight::Bytes => (limit / NODE, SAMPLE, PROMOTE, CLOSED),
+            Weight::Bytes => (MOST, SAMPLE, PROMOTE, CLOSED),
             Weight::Entries => (limit, 1, 1, 0),
         };
         let most = NonZeroUsize::new(most).unwrap_or(NonZeroUsize::MIN);
@@ -186,10 +193,11 @@ impl LocalCache {
         }
     }
 
-    /// Whether a key with this hash is here, as far as it is worth looking.
+    /// Starts loading the entry of a key with this hash; false if it isn't here or not worth a look.
     #[inline]
-    pub fn has(&self, hash: u64) -> bool {
-        self.gate.closed == 0 && self.entries.contains(&hash)
+    pub fn prefetch(&self, hash: u64) -> bool {
+        let found = if self.gate.closed == 0 { self.entries.peek(&hash) } else { None };
+        found.inspect(|local| local.entry.get().prefetch()).is_some()
     }
 
     /// Tries a command that reads one key; `None`: it is for the cache.

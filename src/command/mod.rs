@@ -104,7 +104,7 @@ const AHEAD: usize = 16;
 pub struct Found {
     /// Its command.
     pub entry: Option<&'static Entry>,
-    /// The database and the hash of its key, if it has one.
+    /// The database and the hash of its key, if it has one for which the table is yet to be loaded.
     key: Option<(usize, u64)>,
 }
 
@@ -141,29 +141,42 @@ pub fn prepare(
 }
 
 /// Starts loading what the first requests of a turn will look at.
-pub fn load_first(session: &Session, found: &[Found]) {
+pub fn load_first(session: &Session, found: &mut [Found]) {
     // With a single one there is nothing to do meanwhile.
     if found.len() > 1 {
-        let memory = session.cache().memory();
-        let keys = |count| found.iter().take(count).filter_map(|found| found.key);
-        keys(AHEAD).for_each(|(db, hash)| memory.prefetch(db, hash));
-        keys(AHEAD / 2).for_each(|(db, hash)| memory.prefetch_entry(db, hash));
+        found.iter_mut().take(AHEAD).for_each(|found| load_line(session, found));
+        found.iter().take(AHEAD / 2).for_each(|found| load_entry(session, found));
     }
 }
 
 /// Starts loading what requests that come a little later than `at` will look at: first the line of the
 /// table, then the entry.
 #[inline]
-pub fn load_ahead(session: &Session, found: &[Found], at: usize) {
-    let memory = session.cache().memory();
-    let key = |at: usize| found.get(at).and_then(|found| found.key);
-    if let Some((db, hash)) = key(at + AHEAD) {
-        memory.prefetch(db, hash);
+pub fn load_ahead(session: &Session, found: &mut [Found], at: usize) {
+    if let Some(later) = found.get_mut(at + AHEAD) {
+        load_line(session, later);
     }
-    if let Some((db, hash)) = key(at + AHEAD / 2)
-        && !session.local.as_ref().is_some_and(|local| local.borrow().has(hash))
-    {
-        memory.prefetch_entry(db, hash);
+    if let Some(later) = found.get(at + AHEAD / 2) {
+        load_entry(session, later);
+    }
+}
+
+/// Starts loading a request's line of the table. What the worker has of its own needs none, only the
+/// entry.
+#[inline]
+fn load_line(session: &Session, found: &mut Found) {
+    let Some((db, hash)) = found.key else { return };
+    if session.local.as_ref().is_some_and(|local| local.borrow().prefetch(hash)) {
+        found.key = None;
+    } else {
+        session.cache().memory().prefetch(db, hash);
+    }
+}
+
+#[inline]
+fn load_entry(session: &Session, found: &Found) {
+    if let Some((db, hash)) = found.key {
+        session.cache().memory().prefetch_entry(db, hash);
     }
 }
 

@@ -156,8 +156,8 @@ settings! {
         /// Everything kept in memory, indexes and buffers included; 0 takes a quarter of the
         /// machine's memory, or of the cgroup's limit if that is lower.
         memory: u64 = 0, "memory" / "maxmemory", Kind::Bytes(0, u64::MAX), Live;
-        /// Memory of the workers' own caches of the hottest keys, all together, and at most a fiftieth of
-        /// `memory`; 0: none.
+        /// Memory of the workers' own caches of the hottest keys, all together, at most a fiftieth of
+        /// `memory`, and 1024 keys each; 0: none.
         l1: u64 = 64 * MIB, "l1" / "", Kind::Bytes(0, SIZE_MAX), Live;
         /// Which keys make room when memory is full.
         maxmemory_policy: MaxmemoryPolicy = MaxmemoryPolicy::AllkeysS3Fifo,

@@ -192,7 +192,7 @@ impl Connection {
         buf: &[u8],
         batch: &Batch,
         requests: Range<usize>,
-        found: &[Found],
+        found: &mut [Found],
         out: &mut Output,
     ) -> Option<(Step, usize)> {
         let limit = out.len() + self.output_limit();

@@ -146,7 +146,7 @@ impl Turn {
 }
 
 impl Part {
-    fn carry_out(&mut self, room: &[u8], batch: &Batch, found: &[Found], outbox: &mut Outbox) {
+    fn carry_out(&mut self, room: &[u8], batch: &Batch, found: &mut [Found], outbox: &mut Outbox) {
         let Outbox { out, .. } = outbox;
         let (connection, mark, before) = (&mut *self.connection, out.mark(), out.len());
         let buf = if self.own.is_empty() { &room[self.place.clone()] } else { &self.own[..] };

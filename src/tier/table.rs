@@ -35,7 +35,7 @@ use std::{
 
 use super::{
     class::class,
-    entry::{Entry, EntryMut, EntryRef},
+    entry::{Entry, EntryMut, EntryRef, prefetch},
 };
 pub use directory::Lines;
 use directory::{Place, Segment};
@@ -56,9 +56,6 @@ pub const SPLIT: usize = 2048;
 const LARGE: usize = 32 << 10;
 const PAGE: usize = 4 << 10;
 
-/// Lines of an entry that are loaded ahead: what a small value takes.
-const PREFETCHED: usize = 3;
-
 const POINTER: u64 = (1 << 48) - 1;
 const TAG: u64 = (1 << 12) - 1;
 const TAG_BITS: u32 = 12;
@@ -73,18 +70,6 @@ pub fn hash(hasher: &Hasher, key: &[u8]) -> u64 {
     let mut state = hasher.build_hasher();
     state.write(key);
     state.finish()
-}
-
-#[inline]
-fn prefetch(at: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch is a hint; it may name any address.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(at.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = at;
 }
 
 /// Whether two keys are the same. Most are a few words long, which a call would cost more than.
@@ -284,9 +269,7 @@ impl Table {
             let found = matches(bucket, displacement << TAG_BITS | place.tag);
             if found != 0 {
                 let word = bucket[found.trailing_zeros() as usize & (SLOTS - 1)];
-                let entry = ptr::with_exposed_provenance::<u8>((word & POINTER) as usize);
-                (0..PREFETCHED).for_each(|line| prefetch(entry.wrapping_add(line * 64)));
-                return;
+                return self.view(word).prefetch();
             }
             if bucket[SLOTS - 1] == 0 {
                 return;

@@ -265,6 +265,30 @@ async fn rule_4_expire_and_every_write_reach_every_worker() {
     local.finds(None);
 }
 
+/// However much memory it may take, a worker's own cache has no more keys than its core's cache is good
+/// for; and it may be given memory later.
+#[tokio::test]
+async fn a_workers_own_cache_is_small() {
+    let bench = Bench::new();
+    let mut local = Local { bench: &bench, local: bench.cache.local(0) };
+    let keys: Vec<String> = (0..1_500).map(|number| format!("k{number}")).collect();
+    for key in &keys {
+        bench.set(key, "v").await.expect("room");
+    }
+    let heat = |local: &mut Local<'_>| {
+        keys.iter().for_each(|key| (0..100).for_each(|_| drop(local.read(key))));
+    };
+    heat(&mut local);
+    assert_eq!(local.local.len(), (0, 0));
+    local.local.set_limit(64 << 20);
+    heat(&mut local);
+    assert_eq!(local.local.len().0, 1024);
+    assert!(
+        local.read("k1499").0 && !local.read("k0").0,
+        "the last ones have pushed the first out"
+    );
+}
+
 /// SEMANTICS 4: *EXPIRE of a 100 MB string.* Long strings never enter a worker's own cache, and change in
 /// place: nothing is copied.
 #[tokio::test]
