@@ -8,6 +8,8 @@
 //! A write that fails is tried again later, from the same bytes at the same place. When that has failed
 //! a few times, what was to be written is let go and the segment is left as it is, and until a write
 //! succeeds nothing waits for the disk; where nothing may be forgotten it is tried for ever.
+//!
+//! What may have been written is noted in the state before it is, so that the next start goes on behind it.
 
 use std::{
     io,
@@ -62,7 +64,8 @@ pub struct Writer {
     buffer: Buffer,
     filled: usize,
     failures: u32,
-    /// Whether what is written is one record longer than a segment: it begins again after a failure.
+    /// Whether what is written is one record longer than a segment: it begins again after a failure, which
+    /// counts until all of it is written.
     writes_long: bool,
     /// The demotion that failed to be written.
     again: Option<Demotion>,
@@ -91,9 +94,9 @@ impl Writer {
         writer
     }
 
-    /// Ends the segment that was written last, as it is. Behind its last valid record there may be records
-    /// of its generation that no longer count; were they written over and the disk forgot it, they would
-    /// pass. So no place is written twice in one generation.
+    /// Goes on in the segment that was written last, behind all that may have been written there, which is
+    /// more than its valid records: were one that doesn't count written over and the disk forgot it, it
+    /// would pass. So no place is written twice in one generation.
     fn resume(&mut self) {
         let log = &self.log;
         let segment = log.state.next_segment();
@@ -106,17 +109,11 @@ impl Writer {
             return log.state.set_segment(segment, generation, Kind::Empty);
         }
         let Ok(items) = log.contents(segment) else { return log.state.set_next_segment(behind) };
-        let first = segment as u64 * log.shape.units();
-        let end = |item: &Item| (item.slot.place() - first + item.slot.units()) * UNIT as u64;
-        let at = items.iter().map(end).max().unwrap_or(0).next_multiple_of(PAGE as u64);
-        let at = at.min(log.shape.segment_bytes as u64);
+        let at = log.state.reached(segment);
         let (written, pending) = (at, Vec::new());
-        let open = Open { first: segment, generation, at, written, items, pending };
-        if log.state.segment(behind).1 == Kind::Empty {
-            self.end(open);
-        } else {
+        self.open = Some(Open { first: segment, generation, at, written, items, pending });
+        if log.state.segment(behind).1 != Kind::Empty {
             // The end came while that was being emptied: what survives of it has its place here.
-            self.open = Some(open);
             self.reclaiming = Some(behind);
         }
     }
@@ -250,6 +247,7 @@ impl Writer {
         let whole = self.filled / PAGE * PAGE;
         let Some(open) = self.open.as_mut().filter(|_| whole > 0) else { return Ok(()) };
         let start = (open.first * self.log.shape.segment_bytes) as u64 + open.written;
+        self.log.state.set_reached(open.first, open.written + whole as u64);
         if let Err(error) = self.log.write(&self.buffer[..whole], start) {
             self.failures += 1;
             if self.failures >= TRIES && !memory.keeps_all() && !self.writes_long {
@@ -257,7 +255,9 @@ impl Writer {
             }
             return Err(error);
         }
-        self.failures = 0;
+        if !self.writes_long {
+            self.failures = 0;
+        }
         self.log.ails.store(false, Relaxed);
         open.written += whole as u64;
         let done = open.pending.iter().take_while(|pending| pending.end <= open.written).count();
@@ -325,8 +325,9 @@ impl Writer {
         if open.at as usize + table.len() <= shape.segment_bytes
             && self.log.write(&table, start as u64).is_ok()
         {
-            self.log.state.set_count(open.first, open.items.len());
+            // In this order: an open segment's count is of pages.
             self.log.state.set_segment(open.first, open.generation, Kind::Sealed);
+            self.log.state.set_count(open.first, open.items.len());
         }
         self.log.state.set_next_segment((open.first + 1) % shape.segments);
     }
@@ -384,6 +385,8 @@ impl Writer {
                 self.log.let_go(from);
                 return Ok(());
             }
+        } else {
+            self.failures = 0;
         }
         written
     }
