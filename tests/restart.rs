@@ -1,5 +1,5 @@
 //! A restart at size: a million keys come back after SIGTERM, the server serves at once, and the same
-//! traffic finds as much as before.
+//! traffic finds all that was there, from the first request on.
 
 mod common;
 
@@ -48,8 +48,9 @@ fn next(random: &mut u64) -> u64 {
     random.wrapping_mul(0x2545_F491_4F6C_DD1D)
 }
 
-/// Asks for keys by Zipf and sets those that are missing, as an application does; the share of hits.
-fn traffic(raw: &mut Raw, mut random: u64) -> f64 {
+/// Asks for keys by Zipf and sets those that are missing, as an application does; the share of hits. No key
+/// that is there by all that is known is missed.
+fn traffic(raw: &mut Raw, mut random: u64, is_there: &mut [bool]) -> f64 {
     let mut hits = 0;
     for _ in 0..REQUESTS / PIPELINE {
         let keys: Vec<u64> = (0..PIPELINE).map(|_| rank(next(&mut random))).collect();
@@ -59,6 +60,7 @@ fn traffic(raw: &mut Raw, mut random: u64) -> f64 {
         for key in keys {
             let reply = raw.reply();
             if reply == b"$-1\r\n" {
+                assert!(!is_there[key as usize], "k{key} is lost");
                 missing.push(key);
                 continue;
             }
@@ -67,7 +69,10 @@ fn traffic(raw: &mut Raw, mut random: u64) -> f64 {
             hits += 1;
         }
         raw.send(missing.iter().flat_map(|key| set(*key)).collect::<Vec<_>>());
-        missing.iter().for_each(|_| assert_eq!(raw.reply(), b"+OK\r\n"));
+        for key in missing {
+            assert_eq!(raw.reply(), b"+OK\r\n");
+            is_there[key as usize] = true;
+        }
     }
     hits as f64 / REQUESTS as f64
 }
@@ -84,10 +89,11 @@ fn comes_back(dir: &Path, flags: &[&str]) {
     load(&mut raw);
     println!("loaded in {:.1?}, {} keys", started.elapsed(), size(&mut raw));
     assert_eq!(size(&mut raw), LOADED, "there is room for all of them");
-    let before = traffic(&mut raw, 20_261_125);
+    let mut is_there: Vec<bool> = (0..KEYS).map(|key| key < LOADED).collect();
+    let before = traffic(&mut raw, 20_261_125, &mut is_there);
     let size_before = size(&mut raw);
     println!("{before:.3} hits, {size_before} keys, after {:.1?}", started.elapsed());
-    assert!(size_before >= LOADED);
+    assert_eq!(size_before, is_there.iter().filter(|is_there| **is_there).count() as u64);
     assert_eq!(server.stop(), Some(0));
     println!("stopped after {:.1?}", started.elapsed());
 
@@ -100,9 +106,9 @@ fn comes_back(dir: &Path, flags: &[&str]) {
     assert!(took < SOON, "{took:.3} s");
     assert_eq!(size(&mut raw), size_before);
     // Other requests, from the same distribution.
-    let after = traffic(&mut raw, 20_261_126);
+    let after = traffic(&mut raw, 20_261_126, &mut is_there);
     println!("{after:.3} of hits at once, {before:.3} before, {:.1?}", started.elapsed());
-    assert!(after >= 0.9 * before, "{after:.3} of {before:.3}");
+    assert!(after >= 0.99 * before, "{after:.3} of {before:.3}");
 }
 
 /// SEMANTICS 8: at size, without a disk tier: what comes back is a snapshot of memory.
@@ -116,5 +122,8 @@ fn a_million_keys_come_back_from_a_snapshot() {
 #[test]
 fn a_million_keys_come_back_from_the_disk_tier() {
     let dir = tempfile::tempdir().expect("a directory");
-    comes_back(dir.path(), &["--memory", "64mb", "--disk-size", "1gb", "--workers", "1"]);
+    // A disk that others use too isn't waited for in vain.
+    let patient = ["--disk-read-timeout", "20s"];
+    let flags = ["--memory", "64mb", "--disk-size", "1gb", "--workers", "1"];
+    comes_back(dir.path(), &[&flags[..], &patient].concat());
 }

@@ -100,6 +100,22 @@ fn the_same_trace_gives_the_same_figures_however_it_comes() {
 }
 
 #[test]
+fn a_simulation_that_is_killed_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let below = dir.path().join("below");
+    fs::create_dir(&below).expect("made");
+    let args = ["-", "--memory", "1mb", "--disk", "2mb", "--dir", "below"];
+    let mut command = larder(dir.path(), &args);
+    let mut killed = command.stdin(Stdio::piped()).spawn().expect("larder starts");
+    // More than a pipe holds: it reads, so its files are open.
+    let written = killed.stdin.as_mut().expect("piped").write_all(trace().as_bytes());
+    written.expect("it is read");
+    killed.kill().expect("it runs");
+    killed.wait().expect("it ends");
+    assert_eq!(fs::read_dir(&below).expect("a directory").count(), 0);
+}
+
+#[test]
 fn a_limit_ends_it_and_policies_differ() {
     let dir = sample();
     let text = run(dir.path(), &["plain", "--memory", "1mb", "--limit", "1000"]);

@@ -141,6 +141,19 @@ impl Inner {
         };
         self.publish(staged.iter().filter(is_written).map(gone).collect());
     }
+
+    /// Drops the copies of keys that a store is being told of: by the next start it may have newer values,
+    /// of which nobody has heard (SEMANTICS 15).
+    pub(super) fn forget_unsettled(&self) {
+        let gone = |(db, key): (usize, Bytes)| Change {
+            db,
+            hash: self.memory.hash(&key),
+            key: (&*key).into(),
+            entry: None,
+        };
+        let changes: Vec<_> = self.turns.places().into_iter().map(gone).collect();
+        self.forget(&changes);
+    }
 }
 
 /// A write under way. When it is dropped unfinished (the store panicked), the copies go.

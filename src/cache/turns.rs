@@ -56,6 +56,11 @@ impl Turns {
         Ok(turn)
     }
 
+    /// The keys whose turn somebody has or waits for.
+    pub(super) fn places(&self) -> Vec<Place> {
+        self.queues.iter().map(|queue| queue.key().clone()).collect()
+    }
+
     /// Whether the outcome of the key's last write is unknown: then nothing of it may be cached.
     pub(super) fn is_unknown(&self, db: usize, key: &Bytes) -> bool {
         !self.unknown.is_empty() && self.unknown.contains(&(db, key.clone()))

@@ -65,10 +65,12 @@ pub struct Saved {
 }
 
 impl Cache {
-    /// Ends the work on disk, and saves memory if told so. Call it when no command runs any more.
+    /// Ends the work on disk, and saves memory if told so. Call it when no command runs any more; calls of
+    /// stores may.
     pub fn close(&self, save: Option<&Save>) -> io::Result<Saved> {
         let inner = &self.0;
         let memory = &inner.memory;
+        inner.forget_unsettled();
         match memory.log() {
             Some(log) if !log.is_snapshot() => {
                 let Some(mut writer) =
@@ -97,17 +99,18 @@ impl Cache {
         }
     }
 
-    /// Brings back in the background what memory had when it was saved.
-    pub fn warm_up(&self) {
-        let Some(log) = self.0.memory.log().cloned() else { return };
+    /// Brings back in the background what memory had when it was saved, by a thread that ends then.
+    pub fn warm_up(&self) -> Option<thread::JoinHandle<()>> {
+        let log = self.0.memory.log()?.clone();
         let cache = Arc::downgrade(&self.0);
         let thread = thread::Builder::new().name("larder-warm".into());
         let spawned = thread.spawn(move || {
             if log.is_snapshot() { load_snapshot(&cache, &log) } else { load_list(&cache, &log) }
         });
-        if let Err(why) = spawned {
+        let explain = |why: &io::Error| {
             tracing::error!("the thread that warms memory can't start: {why}");
-        }
+        };
+        spawned.inspect_err(explain).ok()
     }
 }
 

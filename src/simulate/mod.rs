@@ -86,6 +86,9 @@ fn replay(orders: &Orders, memory: u64, disk: u64, label: &str) -> Result<Report
         dir: dir.path().to_owned(),
     };
     let mut replay = Replay::new(&setup)?;
+    // The log's files are open, and need no names: so nothing is left behind, whatever ends us. (A file
+    // system that can't remove open files is tidied at the end.)
+    let _ = fs::remove_dir_all(dir.path());
     if let Some(text) = replay.memory().log().and_then(|log| log.objection(memory)) {
         return Err(Error::Config(text));
     }

@@ -428,6 +428,8 @@ impl Memory {
                 shelf.records.retain(|record| {
                     if is_there(record) {
                         log.invalidate(record);
+                        add(&log.counters.forgotten, 1);
+                        self.count_evicted(u64::from(!record.has(RESIDENT)));
                     }
                     !is_there(record)
                 });

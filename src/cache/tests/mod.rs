@@ -1,8 +1,10 @@
 //! The rules of reading and writing through, each test a story of SEMANTICS with its number: a cache
 //! with a hand-set clock over a memory store whose calls fail, hang and lose their answers as told.
 
+mod alike;
 mod faults;
 mod loads;
+mod restarts;
 mod rules;
 mod tiers;
 mod writes;

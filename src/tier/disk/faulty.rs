@@ -32,8 +32,8 @@ pub struct Faults {
     pub write_delay: AtomicU64,
     reads: AtomicU64,
     writes: AtomicU64,
-    /// Whether reads wait, and whether writes do.
-    held: Mutex<[bool; 2]>,
+    /// How many reads, and writes, pass; the others wait. `None`: all pass.
+    passing: Mutex<[Option<u64>; 2]>,
     freed: Condvar,
 }
 
@@ -43,21 +43,28 @@ const WRITES: usize = 1;
 impl Faults {
     /// Lets reads wait, or go on.
     pub fn hold_reads(&self, holds: bool) {
-        self.hold(READS, holds);
+        self.hold(READS, holds.then_some(0));
     }
 
     /// Lets writes wait, or go on.
     pub fn hold_writes(&self, holds: bool) {
-        self.hold(WRITES, holds);
+        self.hold(WRITES, holds.then_some(0));
     }
 
-    fn hold(&self, which: usize, holds: bool) {
-        self.held.lock()[which] = holds;
+    /// Lets so many more writes pass; the others wait.
+    pub fn hold_writes_after(&self, more: u64) {
+        self.hold(WRITES, Some(self.writes() + more));
+    }
+
+    fn hold(&self, which: usize, passing: Option<u64>) {
+        self.passing.lock()[which] = passing;
         self.freed.notify_all();
     }
 
-    fn pass(&self, which: usize) {
-        self.freed.wait_while(&mut self.held.lock(), |held| held[which]);
+    fn pass(&self, which: usize, count: u64) {
+        let waits =
+            |passing: &mut [Option<u64>; 2]| passing[which].is_some_and(|most| count > most);
+        self.freed.wait_while(&mut self.passing.lock(), waits);
     }
 
     /// Reads so far.
@@ -111,7 +118,7 @@ impl<D: Disk> Disk for Faulty<D> {
 impl File for FaultyFile {
     fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
         let count = self.faults.reads.fetch_add(1, Relaxed) + 1;
-        self.faults.pass(READS);
+        self.faults.pass(READS, count);
         stall(&self.faults.read_delay);
         if fails(&self.faults.fail_reads, count) {
             return Err(rustix::io::Errno::IO.into());
@@ -121,7 +128,7 @@ impl File for FaultyFile {
 
     fn write_at(&self, buf: &[u8], at: u64) -> io::Result<()> {
         let count = self.faults.writes.fetch_add(1, Relaxed) + 1;
-        self.faults.pass(WRITES);
+        self.faults.pass(WRITES, count);
         stall(&self.faults.write_delay);
         if self.faults.full.load(Relaxed) != 0 {
             return Err(rustix::io::Errno::NOSPC.into());

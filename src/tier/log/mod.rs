@@ -33,6 +33,8 @@ pub mod record;
 pub mod recover;
 pub mod slot;
 pub mod state;
+#[cfg(test)]
+mod tests;
 pub mod writer;
 
 use std::{
@@ -418,9 +420,10 @@ impl Log {
         self.ails.load(Relaxed)
     }
 
-    /// Valid records, and their bytes.
+    /// Valid records, and their bytes: rounded up to length classes, but never more than there is room for.
     pub fn live(&self) -> (u64, u64) {
-        (self.records.load(Relaxed), self.live.load(Relaxed) * UNIT as u64)
+        let bytes = self.live.load(Relaxed) * UNIT as u64;
+        (self.records.load(Relaxed), bytes.min(self.shape.bytes()))
     }
 
     /// Whether there is room for records that may not be forgotten: all, or those without a deadline. If

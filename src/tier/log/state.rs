@@ -9,8 +9,7 @@
 //!        16  the run that used it last
 //!       512  keyspace table 0, 256 u32   640  keyspace table 1
 //!      1024  segments, 2 words each: generation (low half), kind (8 bits) and turn (24); number of
-//!              records (low half) and the unix second at which it was begun
-//!         p  (the next page) bitmap: a bit for each 32 bytes of the log, set where a valid record begins
+//!              records, or of pages while it is open, (low half) and the unix second at which it was begun
 //! ```
 //!
 //! A bit is set after its record was written, under the lock of the key's stripe and together with the
@@ -342,6 +341,16 @@ impl State {
     pub fn set_count(&self, segment: usize, count: usize) {
         let begun = self.begun_at(segment);
         self.put(SEGMENTS + 2 * segment + 1, begun << 32 | count as u64);
+    }
+
+    /// Bytes of an open segment, from its beginning on, that may have been written.
+    pub fn reached(&self, segment: usize) -> u64 {
+        (self.count(segment) * PAGE) as u64
+    }
+
+    /// Notes that an open segment is about to be written up to here.
+    pub fn set_reached(&self, segment: usize, bytes: u64) {
+        self.set_count(segment, bytes as usize / PAGE);
     }
 
     /// When a segment was begun, in unix seconds.

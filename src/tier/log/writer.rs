@@ -12,6 +12,8 @@
 //! A write that fails is tried again later, from the same bytes at the same place. When that has failed
 //! a few times, what was to be written is let go and the segment is left as it is, and until a write
 //! succeeds nothing waits for the disk; where nothing may be forgotten it is tried for ever.
+//!
+//! What may have been written is noted in the state before it is, so that the next start goes on behind it.
 
 use std::{
     io,
@@ -80,7 +82,8 @@ pub struct Writer {
     buffer: Buffer,
     filled: usize,
     failures: u32,
-    /// Whether what is written is one record longer than a segment: it begins again after a failure.
+    /// Whether what is written is one record longer than a segment: it begins again after a failure, which
+    /// counts until all of it is written.
     writes_long: bool,
     /// The demotion that failed to be written.
     again: Option<Demotion>,
@@ -110,43 +113,33 @@ impl Writer {
         writer
     }
 
-    /// Ends the segments that were being written, as they are. Behind the last valid record of one there may
-    /// be records of its generation that no longer count; were they written over and the disk forgot it,
-    /// they would pass. So no place is written twice in one generation.
+    /// Goes on in the segments that were being written, behind all that may have been written there, which is
+    /// more than their valid records: were one that doesn't count written over and the disk forgot it, it
+    /// would pass. So no place is written twice in one generation.
     fn resume(&mut self) {
         let log = self.log.clone();
         let state = log.state();
-        let mut last = None;
-        for segment in state.in_turn() {
-            let (generation, kind) = state.segment(segment);
+        // The newest is most often the one for what comes from memory, which is the first.
+        for first in state.in_turn().into_iter().rev() {
+            let (generation, kind) = state.segment(first);
             if kind != Kind::Open {
                 continue;
             }
-            if state.valid_in(segment).next().is_none() {
-                state.set_segment(segment, generation, Kind::Empty);
-            } else if let Ok(items) = log.contents(segment)
-                && let Some(open) = last.replace(self.opened(segment, generation, items))
-            {
-                self.end(open);
+            if state.valid_in(first).next().is_none() {
+                state.set_segment(first, generation, Kind::Empty);
+                continue;
+            }
+            let Ok(items) = log.contents(first) else { continue };
+            let at = state.reached(first);
+            let open = Open { first, generation, at, written: at, items, pending: Vec::new() };
+            match self.heads.iter_mut().find(|head| head.is_none()) {
+                Some(head) => *head = Some(open),
+                None => self.end(open),
             }
         }
-        if state.empty_segment().is_none() && last.is_some() {
-            // The end came while one was being emptied: what survives of it has its place here.
-            self.lacks_empty = true;
-            self.heads[Head::Fresh as usize] = last;
-        } else if let Some(open) = last {
-            self.end(open);
-        }
-    }
-
-    /// A segment that is gone on with behind its last record.
-    fn opened(&self, first: usize, generation: u32, items: Vec<Item>) -> Open {
-        let shape = self.log.shape;
-        let unit = first as u64 * shape.units();
-        let end = |item: &Item| (item.slot.place() - unit + item.slot.units()) * UNIT as u64;
-        let at = items.iter().map(end).max().unwrap_or(0).next_multiple_of(PAGE as u64);
-        let at = at.min(shape.segment_bytes as u64);
-        Open { first, generation, at, written: at, items, pending: Vec::new() }
+        // Then the end came while one was being emptied: what survives of it has its place here.
+        self.lacks_empty =
+            self.heads[Head::Fresh as usize].is_some() && state.empty_segment().is_none();
     }
 
     /// Writes some of what waits; all of it, to the last byte, if told so. Returns how many entries it
@@ -300,6 +293,7 @@ impl Writer {
         let whole = self.filled / PAGE * PAGE;
         let Some(open) = self.open().filter(|_| whole > 0) else { return Ok(()) };
         let start = (open.first * self.log.shape.segment_bytes) as u64 + open.written;
+        self.log.state.set_reached(open.first, open.written + whole as u64);
         if let Err(error) = self.log.write(&self.buffer[..whole], start) {
             self.failures += 1;
             if self.failures >= TRIES && !memory.keeps_all() && !self.writes_long {
@@ -307,7 +301,9 @@ impl Writer {
             }
             return Err(error);
         }
-        self.failures = 0;
+        if !self.writes_long {
+            self.failures = 0;
+        }
         self.log.ails.store(false, Relaxed);
         let Some(open) = &mut self.heads[self.head as usize] else { return Ok(()) };
         open.written += whole as u64;
@@ -375,8 +371,9 @@ impl Writer {
         if open.at as usize + table.len() <= shape.segment_bytes
             && self.log.write(&table, start as u64).is_ok()
         {
-            self.log.state.set_count(open.first, open.items.len());
+            // In this order: an open segment's count is of pages.
             self.log.state.set_segment(open.first, open.generation, Kind::Sealed);
+            self.log.state.set_count(open.first, open.items.len());
         }
         self.log.state.give_turn(open.first);
     }
@@ -463,6 +460,8 @@ impl Writer {
                 self.log.let_go(from);
                 return Ok(());
             }
+        } else {
+            self.failures = 0;
         }
         written
     }
