@@ -201,18 +201,15 @@ impl Memory {
             return drop_resident(log, shelf, hash);
         }
         let Known::Record(from) = known else { return drop_cold(log, shelf, hash, known) };
-        match shelf.records.find_slot(hash, from) {
-            Some(at) => {
-                let record = shelf.records.slot(at);
-                let hot = if record.has(QUEUED) { 0 } else { HOT };
-                if hot & !record.0 != 0 {
-                    log.note_hot(record);
-                }
-                shelf.records.set(at, record.with(RESIDENT | hot, true));
-                entry.set_stored(true);
+        // If it isn't there it was forgotten since.
+        if let Some(at) = shelf.records.find_slot(hash, from) {
+            let record = shelf.records.slot(at);
+            let hot = if record.has(QUEUED) { 0 } else { HOT };
+            if hot & !record.0 != 0 {
+                log.note_hot(record);
             }
-            // It may stand elsewhere by now.
-            None => drop_cold(log, shelf, hash, Known::Nothing),
+            shelf.records.set(at, record.with(RESIDENT | hot, true));
+            entry.set_stored(true);
         }
         add(&log.counters.promotions, 1);
     }
@@ -236,21 +233,30 @@ impl Memory {
             && self.lock(self.stripe_of(hash)).shelf(db).is_some_and(|shelf| shelf.has_below(hash))
     }
 
-    fn with_records<T>(
+    /// Does something with the stripe of a key and the database that has its record's contents, if one has.
+    fn with_core<T>(
         &self,
         keyspace: u32,
         hash: u64,
-        run: impl FnOnce(&Log, &mut Shelf) -> T,
+        run: impl FnOnce(&Log, &mut Core, usize) -> T,
     ) -> Option<T> {
         let log = self.log()?;
         let stripe = self.stripe_of(hash);
         let mut core = self.lock(stripe);
         // While a stripe is held no database changes its contents.
         let db = log.state().database(keyspace).filter(|db| *db < self.databases())?;
-        let shelf = self.shelf(stripe, &mut core, db);
-        let result = run(log, shelf);
-        self.report(shelf);
+        let result = run(log, &mut core, db);
+        self.report(self.shelf(stripe, &mut core, db));
         Some(result)
+    }
+
+    fn with_records<T>(
+        &self,
+        keyspace: u32,
+        hash: u64,
+        run: impl FnOnce(&Log, &mut Shelf) -> T,
+    ) -> Option<T> {
+        self.with_core(keyspace, hash, |log, core, db| Some(run(log, core.shelf_mut(db)?)))?
     }
 
     /// Whether the index has this record of a key with this hash.
@@ -370,9 +376,12 @@ impl Memory {
         self.uncharge_log();
     }
 
-    /// Notes that a record is written now; the index had it as `from`.
+    /// Notes that a record is written now; the index had it as `from`. The flights of its key are cancelled:
+    /// they have seen it there.
     pub fn move_record(&self, item: &Item, from: Record) {
-        self.with_records(item.keyspace, item.hash, |log, shelf| {
+        self.with_core(item.keyspace, item.hash, |log, core, db| {
+            core.cancel(db, item.hash);
+            let Some(shelf) = core.shelf_mut(db) else { return };
             let Some(at) = shelf.records.find_slot(item.hash, from) else { return };
             let old = shelf.records.slot(at);
             // One that is written again has to be hit again.
@@ -481,16 +490,12 @@ fn drop_resident(log: &Log, shelf: &mut Shelf, hash: u64) {
 
 /// Makes the record invalid of a key with this hash that isn't in memory.
 fn drop_cold(log: &Log, shelf: &mut Shelf, hash: u64, known: Known) {
-    match known {
-        Known::None => {}
-        Known::Record(known) if shelf.records.find_slot(hash, known).is_some() => {
-            let _ = drop_records(log, shelf, hash, |record| record.is_same(known));
-        }
-        // It has moved since it was read, or was never read.
-        Known::Record(_) | Known::Nothing => {
-            let _ = drop_records(log, shelf, hash, |record| !record.has(RESIDENT));
-        }
-    }
+    let _ = match known {
+        Known::None => 0,
+        // If it isn't there it was forgotten: had it moved, nothing would be known of it.
+        Known::Record(known) => drop_records(log, shelf, hash, |record| record.is_same(known)),
+        Known::Nothing => drop_records(log, shelf, hash, |record| !record.has(RESIDENT)),
+    };
 }
 
 /// Drops those records of a hash that `goes` says, and returns how many there were.

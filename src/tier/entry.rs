@@ -134,6 +134,12 @@ pub(super) fn prefetch(at: *const u8) {
     let _ = at;
 }
 
+/// Starts loading what a small entry takes at this address.
+#[inline]
+pub(super) fn prefetch_entry(at: *const u8) {
+    (0..PREFETCHED).for_each(|line| prefetch(at.wrapping_add(line * 64)));
+}
+
 /// A reference to an entry that keeps it alive.
 pub struct EntryRef(NonNull<Header>);
 
@@ -284,11 +290,10 @@ impl<'a> Entry<'a> {
         Self { at: unsafe { NonNull::new_unchecked(at) }, life: PhantomData }
     }
 
-    /// Starts loading what a small value takes into the processor's cache.
+    /// Starts loading it into the processor's cache, if it is small.
     #[inline]
     pub fn prefetch(self) {
-        let at = self.at.as_ptr().cast::<u8>();
-        (0..PREFETCHED).for_each(|line| prefetch(at.wrapping_add(line * 64)));
+        prefetch_entry(self.at.as_ptr().cast());
     }
 
     /// Whether the entry stands at this address.

@@ -35,7 +35,7 @@ use std::{
 
 use super::{
     class::class,
-    entry::{Entry, EntryMut, EntryRef, prefetch},
+    entry::{Entry, EntryMut, EntryRef, prefetch, prefetch_entry},
 };
 pub use directory::Lines;
 use directory::{Place, Segment};
@@ -269,7 +269,8 @@ impl Table {
             let found = matches(bucket, displacement << TAG_BITS | place.tag);
             if found != 0 {
                 let word = bucket[found.trailing_zeros() as usize & (SLOTS - 1)];
-                return self.view(word).prefetch();
+                // An empty slot may match too.
+                return prefetch_entry(ptr::with_exposed_provenance((word & POINTER) as usize));
             }
             if bucket[SLOTS - 1] == 0 {
                 return;

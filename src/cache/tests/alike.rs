@@ -9,7 +9,7 @@ use super::{
 use crate::tier::log;
 
 /// Bits of a hash that the index knows, behind those that name the stripe.
-const KNOWN: u32 = 26;
+const KNOWN: u32 = 25;
 /// Among so many keys there are a few pairs.
 const KEYS: u64 = 300_000;
 
@@ -66,7 +66,6 @@ async fn keys_that_look_alike_are_told_apart() {
 
 /// The same with other sizes, and so other stripes and pairs.
 #[tokio::test]
-#[ignore = "an open question: key:132628 is always missed, though there were only reads since the SETs"]
 async fn keys_that_look_alike_are_told_apart_in_more_memory() {
     are_told_apart(256 << 10, 1 << 20).await;
 }

@@ -334,6 +334,40 @@ fn stale_copies_of_a_reclaim_that_was_killed_never_pass() {
     assert_eq!(bench.log().counters.bad_records.load(Relaxed), 1);
 }
 
+/// Two keys whose records the index can't tell apart.
+fn alike(memory: &Memory) -> [String; 2] {
+    let bits = memory.rules().stripe_bits + 25;
+    let mut seen = std::collections::HashMap::new();
+    for key in names("alike", 1 << 20) {
+        let known = memory.hash(key.as_bytes()) >> (64 - bits);
+        if let Some(other) = seen.insert(known, key.clone()) {
+            return [other, key];
+        }
+    }
+    unreachable!("among a million keys there are many such pairs");
+}
+
+/// A record is read while it waits to be written, and written before its entry comes back to memory: then it
+/// doesn't, and neither its record nor that of a key which looks like it is lost.
+#[test]
+fn a_record_that_moves_while_it_is_fetched_takes_no_other_with_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut bench = Bench::open(dir.path(), Eviction::Noeviction);
+    let [one, other] = alike(&bench.memory);
+    bench.write_pages([other.clone()].into_iter(), 1);
+    let hash = bench.memory.hash(one.as_bytes());
+    let entry = EntryRef::new(one.as_bytes(), &[&value(&one, 1, PAGE)], &Meta::default());
+    assert!(bench.memory.enqueue(0, entry, false).is_ok(), "the queue has room");
+    let ticket = bench.memory.ticket(0, hash);
+    let wanted = Wanted { db: 0, key: one.as_bytes(), hash, now: NOW };
+    let found = bench.memory.look_below(wanted, &mut bench.buffer).expect("readable");
+    let (entry, record) = found.expect("it waits");
+    bench.step().expect("writes");
+    assert!(!bench.memory.land(0, hash, ticket, entry, Known::Record(record), NOW));
+    bench.memory.release(hash, ticket);
+    assert_eq!(bench.found([one.clone(), other.clone()].into_iter(), 1), [one, other]);
+}
+
 /// A start goes on behind what was written last, so restarts use nothing up.
 #[test]
 fn a_restart_goes_on_in_its_segment() {

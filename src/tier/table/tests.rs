@@ -117,6 +117,20 @@ fn taking_and_swapping_leave_the_lines_in_place() {
     assert!(table.find(hash(&hasher, b"k"), b"k").is_some());
 }
 
+/// An empty slot looks like an entry with the tag 0.
+#[test]
+fn any_hash_may_be_loaded_ahead() {
+    let (mut table, hasher) = filled(1, 2);
+    for bit in 0..64 {
+        table.prefetch_entry(1 << bit);
+        table.prefetch_entry(!(1 << bit));
+    }
+    table.prefetch_entry(0);
+    table.prefetch_entry(hash(&hasher, &0u32.to_be_bytes()));
+    drop(table.take());
+    table.prefetch_entry(0);
+}
+
 #[test]
 fn samples_reach_every_entry() {
     let (table, _) = filled(200, 2);
