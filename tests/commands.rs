@@ -40,6 +40,11 @@ const REQUESTS: &[(&str, &str)] = &[
     ("CONFIG SET timeout 0", "++"),
     ("CONFIG REWRITE", "++"),
     ("INFO server", "$="),
+    ("LARDER.BREAKER HELP", "**"),
+    ("LARDER.BREAKER LIST", "**"),
+    ("LARDER.BREAKER OPEN main", "++"),
+    ("LARDER.BREAKER CLOSE main", "++"),
+    ("LARDER.BREAKER RESET main", "++"),
     ("LARDER.STATS", "*%"),
     ("LARDER.TIER k", "$_"),
     ("ROLE", "**"),
@@ -128,7 +133,8 @@ const REQUESTS: &[(&str, &str)] = &[
 ];
 
 /// Names without a function of their own: their subcommands are called.
-const CONTAINERS: &[&str] = &["client", "config", "latency", "memory", "object", "slowlog"];
+const CONTAINERS: &[&str] =
+    &["client", "config", "larder.breaker", "latency", "memory", "object", "slowlog"];
 /// What the test asks apart.
 const APART: &[&str] = &["monitor", "quit", "shutdown"];
 
@@ -148,9 +154,11 @@ fn listed(raw: &mut Raw) -> BTreeSet<String> {
     reply.split("\r\n").skip(2).step_by(2).map(str::to_owned).collect()
 }
 
+const TOML: &str = "maxmemory-policy = 'noeviction'\n[store.main]\nkind = 'memory'\n";
+
 #[test]
 fn every_command_is_reached_and_replies_with_its_kind() {
-    let mut server = Server::start_with("maxmemory-policy = \"noeviction\"\n", &[]);
+    let mut server = Server::start_with(TOML, &[]);
     for (index, hello) in ["HELLO 2", "HELLO 3"].into_iter().enumerate() {
         let mut raw = server.raw();
         raw.ask_line(hello);

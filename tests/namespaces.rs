@@ -255,3 +255,30 @@ fn a_namespace_may_live_in_another_database() {
     expect(conn, "SELECT 3", "+OK");
     expect(conn, "GET order:1", "$6|stored");
 }
+
+/// SYSTEMS 4: while a store's breaker is open, what needs the store fails at once, what memory has is
+/// served, and others go on; closed again, all is as before.
+#[test]
+fn a_breaker_keeps_calls_from_its_store() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = start(dir.path());
+    let mut conn = server.raw();
+    expect(&mut conn, "SET order:1 a", "+OK");
+    expect(&mut conn, "SET bill:1 b", "+OK");
+    expect(&mut conn, "LARDER.BREAKER OPEN main", "+OK");
+    expect(&mut conn, "GET order:1", "$1|a");
+    for line in ["GET order:2", "SET order:1 c", "INCR order:3", "GETDEL order:1"] {
+        expect_error(&mut conn, line, "STOREDOWN");
+    }
+    expect(&mut conn, "GET order:1", "$1|a");
+    expect(&mut conn, "SET bill:1 c", "+OK");
+    let info = conn.ask_line("INFO stores");
+    assert!(info.contains("store_main:breaker=open,calls="), "{info}");
+    assert!(info.contains(",rejected=4,opened=1\r\n"), "{info}");
+    expect_error(&mut conn, "LARDER.BREAKER CLOSE nope", "ERR");
+    expect(&mut conn, "LARDER.BREAKER RESET main", "+OK");
+    expect(&mut conn, "SET order:1 c", "+OK");
+    let list = conn.ask_line("LARDER.BREAKER LIST").replace("\r\n", "|");
+    let closed = "$5|store|$4|main|$5|state|$6|closed|$5|calls|:1|$8|failures|:0|";
+    assert!(list.contains(closed), "{list}");
+}

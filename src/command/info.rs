@@ -2,7 +2,7 @@
 //! (<https://redis.io/docs/latest/commands/info/>).
 //!
 //! Fields that would have no true value in Larder are left out. `larder_version`, the sections
-//! `tiers` and `namespaces`, and fields that begin with `larder_` are our own.
+//! `tiers`, `namespaces` and `stores`, and fields that begin with `larder_` are our own.
 
 use std::{
     fmt::{Display, Write},
@@ -12,7 +12,7 @@ use std::{
 use rustix::system::uname;
 
 use super::{
-    Args, Session, allocator,
+    Args, Session, allocator, breaker_command,
     figures::{CpuFigures, MemoryFigures, human, ratio, system_memory},
     info_counts,
     row::{Row, Run},
@@ -99,6 +99,7 @@ const SECTIONS: &[Section] = &[
     section("Keyspace", Shown::Default, info_counts::keyspace),
     section("Tiers", Shown::Default, tiers::info),
     section("Namespaces", Shown::Default, info_counts::namespaces),
+    section("Stores", Shown::Default, breaker_command::info),
 ];
 
 impl Section {

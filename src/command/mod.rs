@@ -10,6 +10,7 @@ mod apply;
 pub mod args;
 pub mod bitfield;
 pub mod bits;
+mod breaker_command;
 pub mod client;
 pub mod config_command;
 pub mod connection;

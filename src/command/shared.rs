@@ -19,6 +19,7 @@ use crate::{
         counter::{Counter, Counters},
     },
     config::Live,
+    store::breaker::Breaker,
 };
 
 /// What a worker counts; only the worker writes, anybody reads.
@@ -116,6 +117,8 @@ pub struct ShutdownRequest {
 pub struct Shared {
     /// The cache.
     pub cache: Cache,
+    /// The breakers of its stores.
+    pub breakers: Vec<Breaker>,
     /// The settings.
     pub live: Arc<Live>,
     /// All connections, by number.

@@ -6,8 +6,8 @@
 use std::sync::LazyLock;
 
 use super::{
-    bitfield, bits, connection, dump, expire, keys, keyspace, lcs, object, relocate, row::Row,
-    scan, server, strings, strings_many, strings_number, strings_range, tiers,
+    bitfield, bits, breaker_command, connection, dump, expire, keys, keyspace, lcs, object,
+    relocate, row::Row, scan, server, strings, strings_many, strings_number, strings_range, tiers,
 };
 
 /// A row and its place among all rows, subcommands included.
@@ -68,6 +68,7 @@ fn families() -> impl Iterator<Item = &'static Row> {
         bits::ROWS,
         bitfield::ROWS,
         tiers::ROWS,
+        breaker_command::ROWS,
     ]
     .into_iter()
     .flatten()

@@ -5,6 +5,8 @@ use std::{path::PathBuf, time::Duration};
 
 use toml_edit::{Item, TableLike, Value as Toml};
 
+use crate::store::breaker::Settings as Breaker;
+
 use super::{
     file::{Origin, Span, key_span, parse, unknown},
     kind::{Kind, Unit, Value},
@@ -27,6 +29,8 @@ pub struct StoreConfig {
     pub name: String,
     /// What it is.
     pub kind: StoreKind,
+    /// When it isn't asked for a while; `None`: it always is.
+    pub breaker: Option<Breaker>,
 }
 
 /// What a store is.
@@ -86,6 +90,56 @@ pub static STORE_KEYS: &[TableKey] = &[
         default: "`store.redb` in `dir`",
         help: "The file of a `redb` store; no two stores share one.",
     },
+    TableKey {
+        name: "breaker",
+        kind: Kind::Bool,
+        default: "`true`",
+        help: "Whether a circuit breaker stands before the store: while that fails it isn't asked, and \
+               what needs it gets `-STOREDOWN` at once.",
+    },
+    TableKey {
+        name: "breaker-window",
+        kind: Kind::Integer(1, 10_000),
+        default: "100",
+        help: "How many of the last calls the breaker looks at.",
+    },
+    TableKey {
+        name: "breaker-least-calls",
+        kind: Kind::Integer(1, 10_000),
+        default: "10",
+        help: "With fewer calls than this it concludes nothing.",
+    },
+    TableKey {
+        name: "breaker-failures",
+        kind: Kind::Integer(1, 100),
+        default: "50",
+        help: "It opens when this percentage of them failed: the store was down, or gave no answer. A \
+               refusal is an answer.",
+    },
+    TableKey {
+        name: "breaker-slow",
+        kind: Kind::Time(Unit::Millis, 1, TTL_MAX),
+        default: "`\"1s\"`",
+        help: "A call that takes this long is slow.",
+    },
+    TableKey {
+        name: "breaker-slow-calls",
+        kind: Kind::Integer(1, 100),
+        default: "100",
+        help: "It opens when this percentage of them was slow.",
+    },
+    TableKey {
+        name: "breaker-open-for",
+        kind: Kind::Time(Unit::Millis, 1, TTL_MAX),
+        default: "`\"5s\"`",
+        help: "How long it stays open before it lets probes through.",
+    },
+    TableKey {
+        name: "breaker-probes",
+        kind: Kind::Integer(1, 10_000),
+        default: "3",
+        help: "Probes that have to succeed before it closes; one that fails opens it again.",
+    },
 ];
 
 /// The keys of `[[namespace]]`.
@@ -143,7 +197,7 @@ pub(super) fn read_stores(
             let message = format!("store `{name}` has the same file as store `{}`", other.name);
             return Err(table.error("path", message));
         }
-        stores.push(StoreConfig { name: name.to_owned(), kind });
+        stores.push(StoreConfig { name: name.to_owned(), kind, breaker: read_breaker(&table)? });
     }
     if stores.len() > MAX_TABLES {
         return Err(wrong(&item.span()) + ", and at most 1024 of them");
@@ -172,6 +226,45 @@ fn read_store(table: &Reader<'_>, name: &str, settings: &Settings) -> Result<Sto
         }
         (_, Some(_)) => Err(table.error("path", "a store of kind `memory` has no `path`")),
         (_, None) => Ok(StoreKind::Memory),
+    }
+}
+
+/// When a store's breaker opens; `None` if it has none.
+fn read_breaker(table: &Reader<'_>) -> Result<Option<Breaker>, String> {
+    let default = Breaker::default();
+    let number = |name, default: usize| match table.value(name)? {
+        Some(Value::Integer(number)) => Ok(usize::try_from(number).unwrap_or(default)),
+        _ => Ok::<_, String>(default),
+    };
+    let percent = |name, default: u8| {
+        number(name, default.into()).map(|number| u8::try_from(number).unwrap_or(default))
+    };
+    let time = |name, default: Duration| match table.value(name)? {
+        Some(Value::Time(time)) => Ok(time.unwrap_or(default)),
+        _ => Ok::<_, String>(default),
+    };
+    let breaker = Breaker {
+        window: number("breaker-window", default.window)?,
+        least_calls: number("breaker-least-calls", default.least_calls)?,
+        failure_percent: percent("breaker-failures", default.failure_percent)?,
+        slow: time("breaker-slow", default.slow)?,
+        slow_percent: percent("breaker-slow-calls", default.slow_percent)?,
+        open_for: time("breaker-open-for", default.open_for)?,
+        probes: number("breaker-probes", default.probes)?,
+        limit: default.limit,
+    };
+    if breaker.least_calls > breaker.window {
+        let message = "`breaker-least-calls` is more than `breaker-window`";
+        return Err(table.error("breaker-least-calls", message));
+    }
+    let is_off = table.value("breaker")? == Some(Value::Bool(false));
+    let is_set = |key: &&TableKey| key.name.starts_with("breaker-");
+    let set = table.keys.iter().filter(is_set).find(|key| table.find(key.name).is_some());
+    match set {
+        Some(key) if is_off => {
+            Err(table.error(key.name, format!("`{}` without a breaker", key.name)))
+        }
+        _ => Ok((!is_off).then_some(breaker)),
     }
 }
 
@@ -371,7 +464,11 @@ mod tests {
         let path = PathBuf::from("d/store.redb");
         assert_eq!(
             config.stores[0],
-            StoreConfig { name: "main".into(), kind: StoreKind::Redb { path } }
+            StoreConfig {
+                name: "main".into(),
+                kind: StoreKind::Redb { path },
+                breaker: Some(Breaker::default()),
+            }
         );
         assert_eq!(config.stores[1].kind, StoreKind::Memory);
         let user = NamespaceConfig {
@@ -396,6 +493,28 @@ mod tests {
     }
 
     #[test]
+    fn a_store_has_a_breaker_unless_told() {
+        let breaker = |text: &str| {
+            config(&format!("[store.a]\nkind = 'memory'\n{text}")).stores[0].breaker.clone()
+        };
+        assert_eq!(breaker("breaker = false"), None);
+        let set = "breaker-window = 20\nbreaker_least_calls = 5\nbreaker-failures = 30\n\
+                   breaker-slow = '50ms'\nbreaker-slow-calls = 80\nbreaker-open-for = '1m'\n\
+                   breaker-probes = 1";
+        let wanted = Breaker {
+            window: 20,
+            least_calls: 5,
+            failure_percent: 30,
+            slow: Duration::from_millis(50),
+            slow_percent: 80,
+            open_for: Duration::from_secs(60),
+            probes: 1,
+            ..Breaker::default()
+        };
+        assert_eq!(breaker(set), Some(wanted));
+    }
+
+    #[test]
     fn errors_of_stores() {
         for (text, message) in [
             ("store = 1", "1:9: stores are tables, `[store.NAME]`"),
@@ -405,6 +524,14 @@ mod tests {
             (
                 "[store.a]\nkind = 'memory'\npath = 'x'",
                 "3:8: a store of kind `memory` has no `path`",
+            ),
+            (
+                "[store.a]\nkind = 'memory'\nbreaker-window = 5",
+                "1:1: `breaker-least-calls` is more than `breaker-window`",
+            ),
+            (
+                "[store.a]\nkind = 'memory'\nbreaker = false\nbreaker-probes = 2",
+                "4:18: `breaker-probes` without a breaker",
             ),
             (
                 "[store.a]\nkind = 'redb'\n[store.b]\nkind = 'redb'",

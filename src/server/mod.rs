@@ -41,7 +41,10 @@ use crate::{
     config::{self, Config, Live, Mode, NamespaceConfig, Settings, StoreConfig, StoreKind},
     error::Error,
     policy::{Namespace, NamespaceStats, Policies, Read, Write},
-    store::{self, Store},
+    store::{
+        self, Store,
+        breaker::{Breaker, guarded},
+    },
     tier::{
         eviction::Eviction,
         log::{self, Log},
@@ -84,12 +87,12 @@ impl Server {
             .thread_name("larder-background")
             .enable_all()
             .build()?;
-        let policies = policies(config)?;
+        let (policies, breakers) = policies(config)?;
         let (sender, shutdown) = mpsc::unbounded_channel();
         let runs = runs(&settings.dir)?;
         let log = open_log(settings, runs)?;
         begin_run(&settings.dir, runs)?;
-        let shared = Arc::new(shared(config, policies, log, &background, sender));
+        let shared = Arc::new(shared(config, policies, breakers, log, &background, sender));
         shared.apply_settings();
         if settings.warm_restart {
             shared.cache.warm_up();
@@ -358,10 +361,11 @@ fn begin_run(dir: &Path, runs: log::Runs) -> Result<(), Error> {
     write().map_err(|why: io::Error| Error::DataDir(dir.to_owned(), why.to_string()))
 }
 
-/// Opens the stores and makes the namespaces over them.
-fn policies(config: &Config) -> Result<Policies, Error> {
+/// Opens the stores and makes the namespaces over them; returns the stores' breakers, too.
+fn policies(config: &Config) -> Result<(Policies, Vec<Breaker>), Error> {
     let mut stores: HashMap<&str, Arc<dyn Store>> = HashMap::new();
-    for StoreConfig { name, kind, .. } in &config.stores {
+    let mut breakers = Vec::new();
+    for StoreConfig { name, kind, breaker } in &config.stores {
         let store = match kind {
             StoreKind::Memory => store::memory(),
             #[cfg(feature = "redb")]
@@ -371,6 +375,14 @@ fn policies(config: &Config) -> Result<Policies, Error> {
                 let text = format!("store {name}: this larder was built without redb");
                 return Err(Error::Config(text));
             }
+        };
+        let store = match breaker {
+            Some(settings) => {
+                let (store, breaker) = guarded(store, name, settings.clone(), Clock::default());
+                breakers.push(breaker);
+                store
+            }
+            None => store,
         };
         stores.insert(name, store);
     }
@@ -394,12 +406,13 @@ fn policies(config: &Config) -> Result<Policies, Error> {
             stats: NamespaceStats::default(),
         }
     };
-    Ok(Policies::new(config.namespaces.iter().map(namespace).collect()))
+    Ok((Policies::new(config.namespaces.iter().map(namespace).collect()), breakers))
 }
 
 fn shared(
     config: &Config,
     policies: Policies,
+    breakers: Vec<Breaker>,
     log: Option<Arc<Log>>,
     background: &Runtime,
     shutdown: mpsc::UnboundedSender<ShutdownRequest>,
@@ -423,6 +436,7 @@ fn shared(
     };
     Shared {
         cache,
+        breakers,
         live: Arc::new(Live::new(&config)),
         clients: DashMap::new(),
         last_client: AtomicU64::new(0),

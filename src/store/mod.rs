@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use crate::{clock::Clock, error::ClientError};
 
+pub mod breaker;
 pub mod faulty;
 mod memory;
 #[cfg(feature = "redb")]
