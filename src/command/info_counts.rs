@@ -160,7 +160,7 @@ mod tests {
             write: Write::None,
             ttl: None,
             store: None,
-            stats: NamespaceStats::default(),
+            ..Namespace::default()
         };
         NamespaceStats::add(&namespace.stats.loads, 4);
         NamespaceStats::add(&namespace.stats.load_micros, 10);

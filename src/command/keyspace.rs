@@ -153,7 +153,7 @@ mod tests {
     use super::{super::keys::testing::Bench, *};
     use crate::{
         clock::Clock,
-        policy::{Namespace, NamespaceStats, Policies, Read, Write},
+        policy::{Namespace, Policies, Read, Write},
         tier::memory::Options,
     };
 
@@ -195,7 +195,7 @@ mod tests {
             write: Write::None,
             ttl: None,
             store: Some(("main".into(), crate::store::memory())),
-            stats: NamespaceStats::default(),
+            ..Namespace::default()
         };
         let runtime = Some(tokio::runtime::Handle::current());
         let policies = Policies::new(vec![namespace]);

@@ -56,6 +56,8 @@ pub struct NamespaceConfig {
     pub store: Option<String>,
     /// How long a copy is fresh.
     pub ttl: Option<Duration>,
+    /// By up to this percentage of it `ttl` is shorter, by chance.
+    pub jitter: u8,
     /// The database that it applies to.
     pub db: u32,
 }
@@ -169,6 +171,13 @@ pub static NAMESPACE_KEYS: &[TableKey] = &[
         kind: Kind::Time(Unit::Millis, 1, TTL_MAX),
         default: "none",
         help: "How long a copy is fresh; after that it is loaded again.",
+    },
+    TableKey {
+        name: "jitter",
+        kind: Kind::Integer(0, 100),
+        default: "0",
+        help: "By up to this percentage `ttl` is shorter, by chance for each copy, so that what was \
+               loaded together isn't loaded again together.",
     },
     TableKey {
         name: "db",
@@ -313,7 +322,14 @@ fn read_namespace(
         Some(Value::Time(ttl)) => ttl,
         _ => None,
     };
-    Ok(NamespaceConfig { prefix, mode, store, ttl, db: read_db(table, settings)? })
+    let jitter = match table.value("jitter")? {
+        Some(Value::Integer(percent)) => u8::try_from(percent).unwrap_or(0),
+        _ => 0,
+    };
+    if jitter != 0 && ttl.is_none() {
+        return Err(table.error("jitter", "`jitter` without a `ttl`"));
+    }
+    Ok(NamespaceConfig { prefix, mode, store, ttl, jitter, db: read_db(table, settings)? })
 }
 
 /// The store of a namespace: none for cache-aside, else one that exists.
@@ -476,6 +492,7 @@ mod tests {
             mode: Mode::WriteThrough,
             store: Some("main".into()),
             ttl: Some(Duration::from_secs(600)),
+            jitter: 0,
             db: 0,
         };
         assert_eq!(config.namespaces[0], user);
@@ -562,6 +579,7 @@ mod tests {
             ),
             ("prefx = ''", "6:1: unknown key `prefx`; did you mean `prefix`?"),
             ("prefix = 1", "6:10: `prefix`: expected a text (found: integer)"),
+            ("prefix = ''\nmode = 'cache-aside'\njitter = 5", "8:10: `jitter` without a `ttl`"),
             (
                 "prefix = ''\nmode = 'cache-aside'\nttl = 5",
                 "8:7: `ttl`: a bare number has no unit; expected a duration in whole milliseconds \

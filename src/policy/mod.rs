@@ -11,21 +11,26 @@ use std::{
     time::Duration,
 };
 
-use crate::{store::Store, tier::entry::Meta};
+use crate::{
+    store::Store,
+    tier::{entry::Meta, shelf::next_random},
+};
 
 /// What a miss does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Read {
     /// It is a miss; the application loads.
+    #[default]
     Aside,
     /// It loads from the store.
     Through,
 }
 
 /// What a write does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Write {
     /// It changes the cache.
+    #[default]
     None,
     /// It changes the store first, then the cache, then it is answered.
     Through,
@@ -53,7 +58,8 @@ impl NamespaceStats {
     }
 }
 
-/// A prefix and what holds for its keys.
+/// A prefix and what holds for its keys; by default all keys of database 0 are plain cache.
+#[derive(Default)]
 pub struct Namespace {
     /// The prefix; empty: all keys that no other namespace has.
     pub prefix: Box<[u8]>,
@@ -65,10 +71,26 @@ pub struct Namespace {
     pub write: Write,
     /// How long a copy is good for (with [`Read::Aside`]: the deadline of keys set without one).
     pub ttl: Option<Duration>,
+    /// By up to this percentage of it `ttl` is shorter, by chance, so that what came together doesn't end
+    /// together.
+    pub jitter: u8,
     /// The store and its name.
     pub store: Option<(Box<str>, Arc<dyn Store>)>,
     /// What happened below.
     pub stats: NamespaceStats,
+}
+
+impl Namespace {
+    /// How long a copy of a key that comes now is good for, in milliseconds.
+    fn ttl(&self, key: &[u8], now: u64) -> Option<u64> {
+        let ttl = self.ttl?.as_millis() as u64;
+        if self.jitter == 0 {
+            return Some(ttl);
+        }
+        let random = next_random(u64::from(crc32fast::hash(key)) << 32 ^ now | 1) >> 40;
+        let most = u128::from(ttl) * u128::from(self.jitter) / 100;
+        Some((ttl - (most * u128::from(random) >> 24) as u64).max(1))
+    }
 }
 
 /// All namespaces, the longest prefix first.
@@ -116,8 +138,8 @@ impl Policies {
             return meta;
         }
         let Some(namespace) = self.of(db, key) else { return meta };
-        let Some(ttl) = namespace.ttl else { return meta };
-        let end = now + ttl.as_millis() as u64;
+        let Some(ttl) = namespace.ttl(key, now) else { return meta };
+        let end = now + ttl;
         match namespace.read {
             Read::Aside if meta.deadline == 0 => Meta { deadline: end, ..meta },
             Read::Aside => meta,
@@ -133,12 +155,9 @@ mod tests {
     fn namespace(prefix: &str, read: Read) -> Namespace {
         Namespace {
             prefix: prefix.as_bytes().into(),
-            db: 0,
             read,
-            write: Write::None,
             ttl: Some(Duration::from_secs(1)),
-            store: None,
-            stats: NamespaceStats::default(),
+            ..Namespace::default()
         }
     }
 
@@ -168,5 +187,21 @@ mod tests {
         assert_eq!(stamp(b"a:1", 9_000), (9_000, 0));
         assert_eq!(stamp(b"t:1", 9_000), (9_000, 6_000));
         assert_eq!(stamp(b"x", 0), (0, 0));
+    }
+
+    #[test]
+    fn what_comes_together_ends_apart() {
+        let policies =
+            Policies::new(vec![Namespace { jitter: 20, ..namespace("t:", Read::Through) }]);
+        let ends: Vec<u64> = (0..1_000)
+            .map(|number| format!("t:{number}"))
+            .map(|key| policies.stamp(0, key.as_bytes(), 5_000, Meta::default()).fresh_until)
+            .collect();
+        assert!(ends.iter().all(|end| (5_800..=6_000).contains(end)), "{ends:?}");
+        for tenth in 0..10 {
+            let part = 5_800 + tenth * 20..5_820 + tenth * 20;
+            let count = ends.iter().filter(|end| part.contains(*end)).count();
+            assert!((60..150).contains(&count), "{count} of 1,000 in {part:?}");
+        }
     }
 }

@@ -402,6 +402,7 @@ fn policies(config: &Config) -> Result<(Policies, Vec<Breaker>), Error> {
             read,
             write,
             ttl: config.ttl,
+            jitter: config.jitter,
             store,
             stats: NamespaceStats::default(),
         }

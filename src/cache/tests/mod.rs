@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    policy::{Namespace, NamespaceStats, Policies, Read, Write},
+    policy::{Namespace, Policies, Read, Write},
     store::{
         self, Change, Record, Store, StoreError,
         faulty::{Faults, Op},
@@ -85,7 +85,7 @@ impl Bench {
             write,
             ttl: Some(Duration::from_secs(10)),
             store: Some((name.into(), store)),
-            stats: NamespaceStats::default(),
+            ..Namespace::default()
         };
         let policies = Policies::new(vec![
             namespace("r:", Write::None, ("main", main.clone())),
