@@ -118,8 +118,16 @@ fn write_for_ever(
     rate: &AtomicU64,
 ) {
     let mut last = Instant::now();
+    // How long nothing is to be written, for what was.
+    let mut owed = Duration::ZERO;
     loop {
+        let pause = owed.min(LONGEST_PAUSE);
+        thread::sleep(pause);
+        owed -= pause;
         let Some(cache) = cache.upgrade() else { return };
+        if owed > Duration::ZERO && rate.load(Relaxed) != 0 {
+            continue;
+        }
         let before = log.counters.written_bytes.load(Relaxed);
         let mut writer = writer.lock();
         let Some(open) = writer.as_mut() else { return };
@@ -139,8 +147,7 @@ fn write_for_ever(
         let written = log.counters.written_bytes.load(Relaxed) - before;
         let rate = rate.load(Relaxed);
         if rate != 0 && written > 0 {
-            let pause = Duration::from_secs_f64(written as f64 / rate as f64);
-            thread::sleep(pause.min(LONGEST_PAUSE));
+            owed += Duration::from_secs_f64(written as f64 / rate as f64);
         }
     }
 }

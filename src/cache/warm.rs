@@ -153,7 +153,11 @@ fn write_all(
 /// Whether more may be written without writing over what was written before it.
 fn has_room(target: &Memory, is_own: bool) -> bool {
     let Some(log) = target.log() else { return false };
-    if is_own { !target.keeps_all() || log.may_keep(target.keeps(true)) } else { !log.is_full() }
+    if is_own {
+        !target.keeps_all() || log.may_keep(target.keeps(true))
+    } else {
+        !log.has_wrapped()
+    }
 }
 
 /// Saves memory in a snapshot, in the place of an older one.

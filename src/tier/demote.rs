@@ -76,7 +76,7 @@ impl Memory {
         }
         match log.queue.reserve() {
             // Until the log is full nothing is forgotten either (SEMANTICS 6), if the disk takes it.
-            None if keeps || !(log.is_full() || log.ails()) => Err(Evicted::Busy),
+            None if keeps || !(log.has_wrapped() || log.ails()) => Err(Evicted::Busy),
             permit => Ok(permit),
         }
     }
@@ -164,7 +164,7 @@ impl Memory {
 
     /// Whether a key may be forgotten because another one looks like it.
     pub fn may_forget(&self) -> bool {
-        self.log().is_some_and(|log| log.is_full() || log.is_snapshot()) && !self.keeps_all()
+        self.log().is_some_and(|log| log.has_wrapped() || log.is_snapshot()) && !self.keeps_all()
     }
 
     /// Makes the record of an entry invalid that leaves memory because it has ended. (Nobody who waits for

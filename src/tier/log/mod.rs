@@ -1,7 +1,7 @@
 //! L3: a log of segments on disk, with an index in memory.
 //!
 //! ```text
-//!  dir/log    | segment 0 | segment 1 | ...            written one after the other, round and round
+//!  dir/log    | segment 0 | segment 1 | ...            each written from its beginning to its end
 //!  segment    | record | record | ...   | table of its records, from the end |
 //!  dir/state  what must survive the process: see [`state`]
 //! ```
@@ -15,9 +15,9 @@
 //! deleted or re-timed, or belongs to contents that a database no longer has, is nothing. So kill -9 can
 //! neither lose an invalidation nor bring back a record whose index entry was dropped.
 //!
-//! **Reclaim.** When the log is full the oldest segment makes room: records that were hit while they were
-//! old are written again, up to a small share; the others are forgotten, unless the eviction policy
-//! says that they may not be: then they are written again, all of them.
+//! **Reclaim.** When no segment is empty an old one makes room: some of its records that were hit are written
+//! again, the others are forgotten, unless the eviction policy says that they may not be: then they are
+//! written again, all of them.
 //!
 //! Nothing here starts a thread: [`writer::Writer::step`] and [`Log::read_span`] do their work when they are
 //! called, by the cache's threads, by a test, or by a simulation.
@@ -74,6 +74,8 @@ pub const MOST: u64 = (UNIT as u64) << slot::PLACE_BITS;
 pub const HOT_LIST: &str = "hot";
 /// Bytes of the queue of a snapshot, which nothing enters.
 const SNAPSHOT_QUEUE: usize = 64 << 10;
+/// What counts fills the log when it takes so much of it.
+const FULL_PERCENT: u64 = 70;
 /// What may not be forgotten may fill so much of the log: cleaning needs the rest.
 const KEPT_PERCENT: u64 = 80;
 
@@ -231,10 +233,12 @@ pub struct Log {
     /// Whether a write found no room for what may not be forgotten.
     wants_room: AtomicBool,
     records: AtomicU64,
-    /// Units of hot records by segment. After a database was dropped it is too much for a while.
+    /// Units of hot records by segment, and of all that are valid. After a database was dropped it is too
+    /// much for a while.
     hot: Box<[AtomicI64]>,
-    /// Whether every segment was written once, so that more has to be forgotten.
-    is_full: AtomicBool,
+    valid: Box<[AtomicI64]>,
+    /// Whether every segment was written, so that more is written over what was there.
+    has_wrapped: AtomicBool,
     /// Whether the last writes failed, again and again.
     ails: AtomicBool,
     /// Why it started empty, if it did.
@@ -278,7 +282,7 @@ impl Log {
             (None, _) if fingerprint(&hasher_of(&hashing.seeds)) != hashing.fingerprint => {
                 Some("another build wrote it")
             }
-            (None, _) if options.runs.is_some_and(|runs| runs.last != state.run()) => {
+            (None, _) if options.runs.is_some_and(|runs| !state.is_of_run(runs.last)) => {
                 Some("the last run did without it")
             }
             (None, Recover::Strict) if !state.is_trusted() => {
@@ -295,7 +299,7 @@ impl Log {
             state.format(&new_hashing(options.seeds));
         }
         if let Some(runs) = options.runs {
-            state.set_run(runs.this);
+            state.set_runs(runs.this, runs.last);
         }
         let hashing = state.hashing();
         if options.snapshot {
@@ -307,7 +311,7 @@ impl Log {
         let chunk = (options.queue / 4).clamp(64 << 10, writer::CHUNK).min(options.chunk);
         let is_used = |at: &usize| state.segment(*at).1 != state::Kind::Empty;
         // One is always empty.
-        let is_full = (0..shape.segments).filter(is_used).count() + 1 >= shape.segments;
+        let has_wrapped = (0..shape.segments).filter(is_used).count() + 1 >= shape.segments;
         Ok(Self {
             shape,
             file,
@@ -324,7 +328,8 @@ impl Log {
             wants_room: AtomicBool::new(false),
             records: AtomicU64::new(0),
             hot: (0..shape.segments).map(|_| AtomicI64::new(0)).collect(),
-            is_full: AtomicBool::new(is_full),
+            valid: (0..shape.segments).map(|_| AtomicI64::new(0)).collect(),
+            has_wrapped: AtomicBool::new(has_wrapped),
             ails: AtomicBool::new(false),
             started_empty: why,
             room: tokio::sync::Notify::new(),
@@ -389,21 +394,30 @@ impl Log {
     pub fn objection(&self, memory: u64) -> Option<String> {
         (self.bytes() as u64 > memory / 2).then(|| {
             format!(
-                "a disk of {} MiB needs {} MiB of memory, more than half of what there is",
+                "a disk of {} MiB needs {:.1} MiB of memory, more than half of what there is",
                 self.shape.bytes() >> 20,
-                self.bytes() >> 20
+                self.bytes() as f64 / 1_048_576.0
             )
         })
     }
 
-    /// Whether every segment was written once.
-    pub fn is_full(&self) -> bool {
-        self.is_full.load(Acquire)
+    /// Whether every segment was written, so that more is written over what was there.
+    pub fn has_wrapped(&self) -> bool {
+        self.has_wrapped.load(Acquire)
     }
 
-    /// Notes that every segment was written once.
-    fn set_full(&self) {
-        self.is_full.store(true, Release);
+    fn set_wrapped(&self) {
+        self.has_wrapped.store(true, Release);
+    }
+
+    /// Whether what counts fills it. (Tables, padding and what is being written take the rest.)
+    pub fn is_full(&self) -> bool {
+        self.has_wrapped() && self.live().1 >= self.shape.bytes() / 100 * FULL_PERCENT
+    }
+
+    /// Whether there are records with a deadline.
+    fn has_volatile(&self) -> bool {
+        self.live.load(Relaxed) > self.lasting.load(Relaxed)
     }
 
     /// Notes that a key was let go of; says whether that was so not long ago already. As many keys are
@@ -467,6 +481,7 @@ impl Log {
     /// Notes that a record is valid from now on. Call it under the stripe's lock.
     pub(super) fn validate(&self, slot: Slot) {
         self.state.set_valid(slot.place());
+        self.valid[self.segment_of(slot.place())].fetch_add(slot.units() as i64, Relaxed);
         self.live.fetch_add(slot.units(), Relaxed);
         if !slot.has(slot::VOLATILE) {
             self.lasting.fetch_add(slot.units(), Relaxed);
@@ -480,6 +495,7 @@ impl Log {
         // What waits in the queue is let go by the writer, which finds no index entry for it.
         if !slot.has(slot::QUEUED) {
             self.state.set_invalid(slot.place());
+            self.valid[self.segment_of(slot.place())].fetch_sub(slot.units() as i64, Relaxed);
             if slot.has(slot::HOT) {
                 self.note_cold(slot);
             }

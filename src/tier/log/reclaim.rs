@@ -56,9 +56,17 @@ impl Writer {
     pub(super) fn victim(&self, memory: &Memory) -> Option<usize> {
         let state = self.log.state();
         let oldest = self.in_turn();
-        // Where all are written again, or the parts of a long record follow it, nothing is won.
+        if memory.keeps_all() {
+            // All of it is written again, so the less the better. The parts of a long record go with it.
+            let valid = |segment: &usize| match state.segment(*segment).1 {
+                Kind::Part => i64::MAX,
+                _ => self.log.valid[*segment].load(Relaxed),
+            };
+            return oldest.into_iter().min_by_key(valid);
+        }
+        // The parts of a long record come after it.
         let heat = |segment: usize| match state.segment(segment).1 {
-            Kind::Sealed if !memory.keeps_all() => self.log.hot_share(segment),
+            Kind::Sealed => self.log.hot_share(segment),
             _ => 0.0,
         };
         let looked_at = &oldest[..oldest.len().min(LOOKED_AT)];
@@ -95,9 +103,15 @@ impl Writer {
                 budget -= slot.bytes();
             }
             let bytes = slot.bytes();
-            let head = if self.has_room(Head::Again, bytes) { Head::Again } else { Head::Fresh };
-            fitted &= head == Head::Again;
+            let fits = !memory.keeps_all() && self.has_room(Head::Again, bytes);
+            let head = if fits { Head::Again } else { Head::Fresh };
+            fitted &= fits;
             self.turn_to(memory, head)?;
+            let empty = self.log.state().empty_segments().next();
+            if let Some(empty) = empty.filter(|_| !self.has_room(head, bytes)) {
+                self.seal(memory)?;
+                self.begin_at(empty, 1, false);
+            }
             self.write_again(memory, &item, head)?;
         }
         self.send_all(memory)?;

@@ -6,7 +6,7 @@
 //!         4  hash seeds, 4 words           8  fingerprint of the hash
 //!         9  boot id, 2 words             11  status: 1 in use, 2 closed cleanly
 //!        12  which keyspace table counts  13  last keyspace    14  version  15  turns given
-//!        16  the run that used it last
+//!        16  the run that used it last, and the one before it
 //!       512  keyspace table 0, 256 u32   640  keyspace table 1
 //!      1024  segments, 2 words each: generation (low half), kind (8 bits) and turn (24); number of
 //!              records, or of pages while it is open, (low half) and the unix second at which it was begun
@@ -39,7 +39,7 @@ const SELECTOR: usize = 12;
 const LAST_KEYSPACE: usize = 13;
 const VERSION: usize = 14;
 const TURNS: usize = 15;
-const RUN: usize = 16;
+const RUNS: [usize; 2] = [16, 17];
 const TABLES: [usize; 2] = [512, 640];
 /// Databases that a table has room for.
 pub const DATABASES: usize = 256;
@@ -135,11 +135,13 @@ impl State {
         let word =
             |at: usize| head[at * 8..][..8].try_into().map_or(0, u64::from_le_bytes) as usize;
         let shape = Shape { segment_bytes: word(2), segments: word(3) };
+        let len = fs::metadata(path)?.len();
         let is_sound = word(0) as u64 == MAGIC
             && word(1) as u64 == FORMAT
             && shape.segment_bytes.is_multiple_of(PAGE)
             && (PAGE..=1 << 30).contains(&shape.segment_bytes)
-            && (1..=1 << 24).contains(&shape.segments);
+            && (1..=1 << 24).contains(&shape.segments)
+            && shape.words() as u64 * 8 <= len;
         Ok(is_sound.then_some(shape))
     }
 
@@ -271,14 +273,16 @@ impl State {
         self.set_keyspaces(&keyspaces);
     }
 
-    /// The run of the server that used it last.
-    pub fn run(&self) -> u64 {
-        self.get(RUN)
+    /// Whether the run of the server that used it last was this one, or came after this one and ended before
+    /// it served anybody, so that nobody has noted it but us.
+    pub fn is_of_run(&self, last: u64) -> bool {
+        RUNS.iter().any(|at| self.get(*at) == last)
     }
 
-    /// Notes the run that uses it.
-    pub fn set_run(&self, run: u64) {
-        self.put(RUN, run);
+    /// Notes the run that uses it and the one before.
+    pub fn set_runs(&self, this: u64, last: u64) {
+        self.put(RUNS[0], this);
+        self.put(RUNS[1], last);
     }
 
     /// The next version.
@@ -307,9 +311,9 @@ impl State {
         used
     }
 
-    /// A segment that holds nothing.
-    pub fn empty_segment(&self) -> Option<usize> {
-        (0..self.shape.segments).find(|segment| self.segment(*segment).1 == Kind::Empty)
+    /// The segments that hold nothing.
+    pub fn empty_segments(&self) -> impl Iterator<Item = usize> {
+        (0..self.shape.segments).filter(|segment| self.segment(*segment).1 == Kind::Empty)
     }
 
     /// A segment's generation and what it holds.
@@ -456,11 +460,11 @@ mod tests {
             state.set_segment(segment, 7, Kind::Sealed);
             state.give_turn(segment);
         }
-        assert_eq!((state.in_turn(), state.empty_segment()), (vec![3, 0, 4], Some(1)));
+        assert_eq!((state.in_turn(), state.empty_segments().next()), (vec![3, 0, 4], Some(1)));
         state.give_turn(3);
         state.set_segment(4, 8, Kind::Open);
         state.set_segment(0, 7, Kind::Empty);
-        assert_eq!((state.in_turn(), state.empty_segment()), (vec![4, 3], Some(0)));
+        assert_eq!((state.in_turn(), state.empty_segments().next()), (vec![4, 3], Some(0)));
         assert_eq!((state.segment(3), state.segment(4)), ((7, Kind::Sealed), (8, Kind::Open)));
     }
 

@@ -411,3 +411,36 @@ fn what_the_log_holds_fits_into_it() {
     }
     assert!(most * LEN as u64 > size / 10 * 8, "{most} records");
 }
+
+/// A log that was written all round isn't full when little of it counts any more: SEMANTICS 6, *until L3's log is
+/// full, all victims are admitted*.
+#[test]
+fn a_log_whose_records_have_ended_is_not_full() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut bench = Bench::open(dir.path(), Eviction::AllkeysS3fifo);
+    let keys = || names("key", 20 * PAGES);
+    bench.write_pages(keys(), 1);
+    assert!(bench.log().has_wrapped() && bench.log().is_full());
+    keys().for_each(|key| bench.delete(&key));
+    assert!(bench.log().has_wrapped() && !bench.log().is_full());
+    bench.write_pages(keys(), 2);
+    assert!(bench.log().is_full());
+    assert!(bench.found(keys(), 2).len() > 12 * PAGES);
+}
+
+/// Starts that end before they serve anybody leave the log to the next one; a run without it doesn't.
+#[test]
+fn starts_that_come_to_nothing_take_nothing_with_them() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let open = |last, this| {
+        let options =
+            Options { runs: Some(Runs { last, this }), ..Options::new(dir.path(), 1 << 20) };
+        Log::open(&options).expect("opens").started_empty
+    };
+    assert!(open(0, 1).is_some());
+    for (last, this) in [(1, 2), (1, 3), (1, 4), (4, 5)] {
+        assert_eq!(open(last, this), None, "{last}, {this}");
+    }
+    // Run 6 did without it.
+    assert!(open(6, 7).is_some());
+}

@@ -139,7 +139,7 @@ impl Writer {
         }
         // Then the end came while one was being emptied: what survives of it has its place here.
         self.lacks_empty =
-            self.heads[Head::Fresh as usize].is_some() && state.empty_segment().is_none();
+            self.heads[Head::Fresh as usize].is_some() && state.empty_segments().next().is_none();
     }
 
     /// Writes some of what waits; all of it, to the last byte, if told so. Returns how many entries it
@@ -161,7 +161,7 @@ impl Writer {
         if all {
             self.send_all(memory)?;
         }
-        if count == 0 && self.log.wants_room.swap(false, Relaxed) {
+        if count == 0 && self.log.wants_room.swap(false, Relaxed) && self.log.has_volatile() {
             // Some of the oldest may have ended.
             self.seal(memory)?;
             self.begin(memory)?;
@@ -353,7 +353,7 @@ impl Writer {
     }
 
     /// Ends the segment that the buffer is for.
-    fn seal(&mut self, memory: &Memory) -> io::Result<()> {
+    pub(super) fn seal(&mut self, memory: &Memory) -> io::Result<()> {
         self.send_all(memory)?;
         if let Some(open) = self.take_open() {
             self.end(open);
@@ -380,7 +380,7 @@ impl Writer {
 
     /// Begins a segment that is empty, and sees to it that another one is.
     fn begin(&mut self, memory: &Memory) -> io::Result<()> {
-        let empty = self.log.state.empty_segment();
+        let empty = self.log.state.empty_segments().next();
         let first = empty.unwrap_or_else(|| self.forget_one(memory));
         self.begin_at(first, 1, false);
         self.lacks_empty = true;
@@ -389,8 +389,8 @@ impl Writer {
 
     /// Reclaims segments until one is empty. After an error it has to be called again.
     fn empty_one(&mut self, memory: &Memory) -> io::Result<()> {
-        while self.log.state.empty_segment().is_none() {
-            self.log.set_full();
+        while self.log.state.empty_segments().next().is_none() {
+            self.log.set_wrapped();
             let Some(segment) = self.victim(memory) else { break };
             let fitted = self.reclaim(memory, segment)?;
             if !fitted && self.log.shape.segments >= FEW && !memory.keeps_all() {
@@ -408,7 +408,7 @@ impl Writer {
     /// Empties the oldest segment, after an end at a bad moment or for a long record.
     fn forget_one(&self, memory: &Memory) -> usize {
         let oldest = self.in_turn().first().copied().unwrap_or(0);
-        self.log.set_full();
+        self.log.set_wrapped();
         self.forget(memory, oldest);
         oldest
     }
@@ -438,11 +438,12 @@ impl Writer {
         let shape = self.log.shape;
         let run = record_bytes(entry).div_ceil(shape.segment_bytes);
         // The first of another long record comes before its parts, in turn and in place.
-        let next = self.log.state.empty_segment().or_else(|| self.in_turn().first().copied());
+        let next =
+            self.log.state.empty_segments().next().or_else(|| self.in_turn().first().copied());
         let first = next.filter(|next| next + run <= shape.segments).unwrap_or(0);
         for segment in first..first + run {
             if self.log.state.segment(segment).1 != Kind::Empty {
-                self.log.set_full();
+                self.log.set_wrapped();
                 self.forget(memory, segment);
             }
         }
@@ -484,13 +485,13 @@ impl Writer {
         self.append(&[0; UNIT][..unit]);
         self.send_all(memory)?;
         self.take_open();
-        if self.log.state.empty_segment().is_none() {
+        if self.log.state.empty_segments().next().is_none() {
             self.forget_one(memory);
         }
         Ok(())
     }
 
-    fn begin_at(&mut self, first: usize, run: usize, is_long: bool) {
+    pub(super) fn begin_at(&mut self, first: usize, run: usize, is_long: bool) {
         let state = &self.log.state;
         let generation = state.segment(first).0.wrapping_add(1);
         for segment in first..first + run {
@@ -504,7 +505,9 @@ impl Writer {
             state.set_begun(segment, crate::clock::micros() / 1_000_000);
             state.give_turn(segment);
         }
-        self.log.hot[first].store(0, Relaxed);
+        for counts in [&self.log.hot, &self.log.valid] {
+            counts[first].store(0, Relaxed);
+        }
         let (items, pending) = (Vec::new(), Vec::new());
         let open = Open { first, generation, at: 0, written: 0, items, pending };
         self.heads[self.head as usize] = Some(open);
