@@ -8,6 +8,7 @@ pub mod command;
 #[cfg(feature = "server")]
 pub mod config;
 pub mod error;
+pub mod journal;
 #[cfg(feature = "server")]
 pub mod log;
 pub mod policy;

@@ -1,6 +1,7 @@
 //! A disk that does what broken ones do: it fails, stalls, fills up, or forgets, as it is told.
 
 use std::{
+    ffi::OsString,
     io,
     path::Path,
     sync::{
@@ -22,6 +23,8 @@ pub struct Faults {
     pub fail_reads: AtomicU64,
     /// Of so many writes one fails with EIO; 0: none.
     pub fail_writes: AtomicU64,
+    /// Of so many syncs, of files and of directories, one fails with EIO; 0: none.
+    pub fail_syncs: AtomicU64,
     /// Writes fail for lack of room unless this is 0.
     pub full: AtomicU64,
     /// Writes are acknowledged and forgotten unless this is 0.
@@ -32,13 +35,15 @@ pub struct Faults {
     pub write_delay: AtomicU64,
     reads: AtomicU64,
     writes: AtomicU64,
-    /// How many reads, and writes, pass; the others wait. `None`: all pass.
-    passing: Mutex<[Option<u64>; 2]>,
+    syncs: AtomicU64,
+    /// How many reads, writes and syncs pass; the others wait. `None`: all pass.
+    passing: Mutex<[Option<u64>; 3]>,
     freed: Condvar,
 }
 
 const READS: usize = 0;
 const WRITES: usize = 1;
+const SYNCS: usize = 2;
 
 impl Faults {
     /// Lets reads wait, or go on.
@@ -56,6 +61,17 @@ impl Faults {
         self.hold(WRITES, Some(self.writes() + more));
     }
 
+    /// Lets syncs wait, or go on.
+    pub fn hold_syncs(&self, holds: bool) {
+        self.hold(SYNCS, holds.then_some(0));
+    }
+
+    /// Waits until so many syncs have begun.
+    pub fn await_syncs(&self, count: u64) {
+        let waits = |_: &mut [Option<u64>; 3]| self.syncs() < count;
+        self.freed.wait_while(&mut self.passing.lock(), waits);
+    }
+
     fn hold(&self, which: usize, passing: Option<u64>) {
         self.passing.lock()[which] = passing;
         self.freed.notify_all();
@@ -63,8 +79,19 @@ impl Faults {
 
     fn pass(&self, which: usize, count: u64) {
         let waits =
-            |passing: &mut [Option<u64>; 2]| passing[which].is_some_and(|most| count > most);
+            |passing: &mut [Option<u64>; 3]| passing[which].is_some_and(|most| count > most);
         self.freed.wait_while(&mut self.passing.lock(), waits);
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let count = {
+            // Under the lock, so that who waits for it doesn't miss it.
+            let _passing = self.passing.lock();
+            self.syncs.fetch_add(1, Relaxed) + 1
+        };
+        self.freed.notify_all();
+        self.pass(SYNCS, count);
+        if fails(&self.fail_syncs, count) { Err(rustix::io::Errno::IO.into()) } else { Ok(()) }
     }
 
     /// Reads so far.
@@ -75,6 +102,11 @@ impl Faults {
     /// Writes so far.
     pub fn writes(&self) -> u64 {
         self.writes.load(Relaxed)
+    }
+
+    /// Syncs so far, of files and of directories.
+    pub fn syncs(&self) -> u64 {
+        self.syncs.load(Relaxed)
     }
 }
 
@@ -113,6 +145,27 @@ impl<D: Disk> Disk for Faulty<D> {
         let inner = self.inner.open(path, direct)?;
         Ok(Arc::new(FaultyFile { inner, faults: self.faults.clone() }))
     }
+
+    fn make_dir(&self, dir: &Path) -> io::Result<()> {
+        self.inner.make_dir(dir)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<OsString>> {
+        self.inner.list(dir)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.inner.remove(path)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.faults.sync()?;
+        self.inner.sync_dir(dir)
+    }
+
+    fn boot(&self) -> u64 {
+        self.inner.boot()
+    }
 }
 
 impl File for FaultyFile {
@@ -135,7 +188,8 @@ impl File for FaultyFile {
         }
         if fails(&self.faults.fail_writes, count) {
             // As a torn write does: the beginning is there, the end isn't.
-            let half = (buf.len() / 2).next_multiple_of(super::PAGE).min(buf.len());
+            let unit = if self.inner.is_direct() { super::PAGE } else { 1 };
+            let half = (buf.len() / 2).next_multiple_of(unit).min(buf.len());
             self.inner.write_at(&buf[..half], at)?;
             return Err(rustix::io::Errno::IO.into());
         }
@@ -154,7 +208,12 @@ impl File for FaultyFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        self.faults.sync()?;
         self.inner.sync()
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        self.inner.size()
     }
 
     fn is_direct(&self) -> bool {

@@ -1,6 +1,7 @@
 //! The system's files.
 
 use std::{
+    ffi::OsString,
     fs, io,
     os::{
         fd::{AsFd, BorrowedFd},
@@ -37,6 +38,43 @@ impl Disk for Real {
         }
         Ok(Arc::new(Open { file: options.open(path)?, direct: false }))
     }
+
+    fn make_dir(&self, dir: &Path) -> io::Result<()> {
+        if dir.is_dir() {
+            return Ok(());
+        }
+        fs::create_dir_all(dir)?;
+        dir.parent().filter(|above| !above.as_os_str().is_empty()).map_or(Ok(()), sync_dir)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<OsString>> {
+        fs::read_dir(dir)?.map(|entry| Ok(entry?.file_name())).collect()
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        sync_dir(dir)
+    }
+
+    fn boot(&self) -> u64 {
+        let [first, second] = boot_id();
+        first ^ second
+    }
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    fs::File::open(dir)?.sync_all()
+}
+
+/// The id of this boot of the machine; 0 if it isn't known.
+pub fn boot_id() -> [u64; 2] {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+    let id = u128::from_str_radix(&digits, 16).unwrap_or(0);
+    [id as u64, (id >> 64) as u64]
 }
 
 impl File for Open {
@@ -55,6 +93,10 @@ impl File for Open {
 
     fn write_at(&self, buf: &[u8], at: u64) -> io::Result<()> {
         self.file.write_all_at(buf, at)
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {

@@ -27,7 +27,11 @@ use std::{
     },
 };
 
-use super::{super::disk::PAGE, UNIT, map::Map};
+use super::{
+    super::disk::{PAGE, real::boot_id},
+    UNIT,
+    map::Map,
+};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"LARDERL3");
 const FORMAT: u64 = 2;
@@ -113,14 +117,6 @@ pub struct Hashing {
 pub struct State {
     map: Map,
     shape: Shape,
-}
-
-/// The id of this boot of the machine; 0 if it isn't known.
-fn boot_id() -> [u64; 2] {
-    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
-    let id = u128::from_str_radix(&digits, 16).unwrap_or(0);
-    [id as u64, (id >> 64) as u64]
 }
 
 impl State {

@@ -1,0 +1,327 @@
+//! What a start finds: reads all segments, cuts a torn end off, and refuses what is damaged.
+//!
+//! A *torn end* is what a killed process or a power loss leaves of the last write. In the newest segment,
+//! bytes that are no record are torn if no record follows them. If some do, a power loss may have brought
+//! later sectors onto the device and not earlier ones; so they are torn all the same if the machine was
+//! started since and no mark behind them says that they had been synced. Everything else is *damage*:
+//! segments but the newest were synced before their successor began, which has their length, and sequence
+//! numbers have no gaps.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    Options, Recover,
+    format::{self, Defect, Foreign, HEAD, Head, Kind, MAX_NUMBER, SegmentHead},
+    ledger::{Ledger, Place, Segment},
+    scan::{Found, Scanner, Step},
+};
+use crate::{
+    error::Error,
+    tier::disk::{Disk, File},
+};
+
+/// How many places of damage are remembered; more are counted.
+const MAX_DAMAGE: usize = 64;
+
+/// Bytes of a segment that couldn't be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// The segment.
+    pub path: PathBuf,
+    /// Where they begin.
+    pub at: u64,
+    /// How many they are.
+    pub bytes: u64,
+    /// What is wrong.
+    pub why: &'static str,
+}
+
+/// What a start found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Effects that the store may not have.
+    pub records: u64,
+    /// Bytes of their records.
+    pub bytes: u64,
+    /// Versions up to this may have been issued (SEMANTICS 14).
+    pub ceiling: u64,
+    /// The torn end of the newest segment, which was cut off: never acknowledged, unless it was lost with
+    /// the machine's power and `fsync` isn't `always`.
+    pub torn: Option<Damage>,
+    /// What `recover = "best-effort"` went on behind, the first of it.
+    pub damage: Vec<Damage>,
+    /// How many places of damage there were.
+    pub damaged: u64,
+}
+
+/// What the journal goes on with.
+pub(super) struct Recovered {
+    pub ledger: Ledger,
+    /// The next sequence number.
+    pub next: u64,
+    /// The number of the segment to begin, and the length of the one before it.
+    pub segment: (u64, u64),
+    pub report: Report,
+}
+
+/// The name of a segment.
+pub(super) fn path_of(dir: &Path, id: u64) -> PathBuf {
+    dir.join(format!("{id:016x}.journal"))
+}
+
+fn id_of(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(".journal").filter(|digits| digits.len() == 16)?;
+    u64::from_str_radix(digits, 16).ok()
+}
+
+fn failed(path: &Path) -> impl Fn(io::Error) -> Error {
+    move |why| Error::DataDir(path.to_owned(), why.to_string())
+}
+
+struct Recovery<'a> {
+    options: &'a Options,
+    disk: &'a dyn Disk,
+    ledger: Ledger,
+    next: Option<u64>,
+    last_id: Option<u64>,
+    report: Report,
+}
+
+/// A segment that is being read.
+struct Open {
+    path: PathBuf,
+    file: Arc<dyn File>,
+    size: u64,
+    head: SegmentHead,
+    is_newest: bool,
+}
+
+/// Reads what is in the journal's directory.
+pub(super) fn recover(options: &Options, disk: &dyn Disk) -> Result<Recovered, Error> {
+    let dir = &options.path;
+    disk.make_dir(dir).map_err(failed(dir))?;
+    let names = disk.list(dir).map_err(failed(dir))?;
+    let mut ids: Vec<u64> =
+        names.iter().filter_map(|name| name.to_str()).filter_map(id_of).collect();
+    ids.sort_unstable();
+    let ledger = Ledger::default();
+    let report = Report::default();
+    let mut recovery = Recovery { options, disk, ledger, next: None, last_id: None, report };
+    for (index, id) in ids.iter().enumerate() {
+        recovery.segment(*id, index + 1 == ids.len())?;
+    }
+    Ok(recovery.finish())
+}
+
+impl Recovery<'_> {
+    fn finish(mut self) -> Recovered {
+        self.report.records = self.ledger.live().len() as u64;
+        self.report.bytes = self.ledger.live_bytes();
+        let previous_len = self.ledger.newest().map_or(0, |segment| segment.len);
+        let id = self.last_id.map_or(1, |id| id + 1);
+        Recovered {
+            ledger: self.ledger,
+            next: self.next.unwrap_or(1),
+            segment: (id, previous_len),
+            report: self.report,
+        }
+    }
+
+    fn segment(&mut self, id: u64, is_newest: bool) -> Result<(), Error> {
+        let path = path_of(&self.options.path, id);
+        if let Some(missing) = self.last_id.map(|last| last + 1).filter(|next| *next != id) {
+            let path = path_of(&self.options.path, missing);
+            self.damage(&path, 0, 0, "the segment is missing")?;
+        }
+        if id >= MAX_NUMBER {
+            return Err(Error::DataDir(path, "no segment has such a number".into()));
+        }
+        let file = self.disk.open(&path, false).map_err(failed(&path))?;
+        let size = file.size().map_err(failed(&path))?;
+        let mut bytes = [0; HEAD];
+        let filled = file.read_at(&mut bytes, 0).map_err(failed(&path))?;
+        let head = match SegmentHead::decode(&bytes) {
+            Err(Foreign::Format(format)) => {
+                let ours = format::FORMAT;
+                let why = format!("format {format} of the journal, this program knows {ours}");
+                return Err(Error::DataDir(path, why));
+            }
+            Ok(head) if filled == HEAD => Some(head),
+            // Its beginning was cut short: nothing was ever written behind it.
+            _ if is_newest && size <= HEAD as u64 => {
+                return self.drop_unborn(&path, size);
+            }
+            _ => None,
+        };
+        self.last_id = Some(id);
+        let sane = |head: &SegmentHead| head.id == id && (1..MAX_NUMBER).contains(&head.next);
+        let Some(head) = head.filter(sane) else {
+            self.damage(&path, 0, size, "it doesn't begin as a segment")?;
+            self.ledger.begin(Segment { id, path, file, salt: 0, len: size, live: 0 });
+            return Ok(());
+        };
+        self.follows(&path, &head)?;
+        let segment = Segment {
+            id,
+            path: path.clone(),
+            file: file.clone(),
+            salt: head.salt,
+            len: 0,
+            live: 0,
+        };
+        self.ledger.begin(segment);
+        let len = self.records(Open { path, file, size, head, is_newest })?;
+        self.ledger.grow(len);
+        Ok(())
+    }
+
+    /// A segment whose head isn't there had no records: it is removed, and begun again.
+    fn drop_unborn(&mut self, path: &Path, size: u64) -> Result<(), Error> {
+        self.disk.remove(path).map_err(failed(path))?;
+        self.disk.sync_dir(&self.options.path).map_err(failed(path))?;
+        self.torn(path, 0, size, "the segment was being begun");
+        Ok(())
+    }
+
+    /// Whether a segment continues the one before it.
+    fn follows(&mut self, path: &Path, head: &SegmentHead) -> Result<(), Error> {
+        let previous = self.ledger.newest().map(|segment| (segment.path.clone(), segment.len));
+        if let Some((path, len)) = previous.filter(|(_, len)| *len != head.previous_len) {
+            let at = len.min(head.previous_len);
+            let lost = len.abs_diff(head.previous_len);
+            self.damage(&path, at, lost, "it has another length than its successor knows")?;
+        }
+        let next = self.next.unwrap_or(head.next);
+        if next != head.next {
+            self.damage(path, 0, 0, Defect::Gap.text())?;
+        }
+        self.next = Some(next.max(head.next));
+        self.report.ceiling = self.report.ceiling.max(head.ceiling);
+        Ok(())
+    }
+
+    /// Reads a segment's records; gives its length back.
+    fn records(&mut self, open: Open) -> Result<u64, Error> {
+        let Open { path, file, size, head, is_newest } = open;
+        let mut scanner = Scanner::new(file.clone(), head.salt, size);
+        let boot = self.disk.boot();
+        let may_have_lost_power = boot == 0 || head.boot != boot;
+        loop {
+            let at = scanner.at();
+            match scanner.step().map_err(failed(&path))? {
+                Step::Record(found) => self.record(&path, head.id, found)?,
+                Step::Bad(defect) => {
+                    let next = scanner.find(at + 1).map_err(failed(&path))?;
+                    let is_torn = match next {
+                        _ if !is_newest => false,
+                        None => true,
+                        Some(next) if may_have_lost_power => {
+                            !was_synced(&mut scanner, next, at).map_err(failed(&path))?
+                        }
+                        Some(_) => false,
+                    };
+                    if is_torn {
+                        file.set_len(at).and_then(|()| file.sync()).map_err(failed(&path))?;
+                        self.torn(&path, at, size - at, defect.text());
+                        return Ok(at);
+                    }
+                    let next = next.unwrap_or(size);
+                    self.damage(&path, at, next - at, defect.text())?;
+                    scanner.seek(next);
+                }
+                Step::End => break,
+            }
+        }
+        if is_newest {
+            // A process that was killed may have left it unsynced, and it will be the newest no more.
+            file.sync().map_err(failed(&path))?;
+        }
+        Ok(size)
+    }
+
+    fn record(&mut self, path: &Path, segment: u64, found: Found) -> Result<(), Error> {
+        let Found { at, head, runs } = found;
+        match head.kind {
+            Kind::Acknowledged => {
+                for (first, last) in format::decode_runs(&runs) {
+                    self.ledger.end(first..=last);
+                }
+            }
+            Kind::Mark => self.report.ceiling = self.report.ceiling.max(head.version),
+            Kind::Put | Kind::Delete => {
+                let next = self.next.unwrap_or(head.sequence);
+                let fits = if head.copy { head.sequence < next } else { head.sequence == next };
+                if !fits {
+                    self.damage(path, at, 0, Defect::Gap.text())?;
+                    if !head.copy && head.sequence < next {
+                        // It is there twice; the first counts.
+                        return Ok(());
+                    }
+                }
+                self.next = Some(next.max(head.sequence + 1));
+                self.report.ceiling = self.report.ceiling.max(head.version);
+                self.ledger.put(head.sequence, place(segment, at, &head), head.supersedes);
+            }
+        }
+        Ok(())
+    }
+
+    fn torn(&mut self, path: &Path, at: u64, bytes: u64, why: &'static str) {
+        tracing::warn!(
+            "journal: {} bytes at the end of {} are cut off, from byte {at} on: {why}",
+            bytes,
+            path.display()
+        );
+        self.report.torn = Some(Damage { path: path.to_owned(), at, bytes, why });
+    }
+
+    /// An error, unless the journal was told to go on.
+    fn damage(&mut self, path: &Path, at: u64, bytes: u64, why: &'static str) -> Result<(), Error> {
+        if self.options.recover == Recover::Strict {
+            let text = format!(
+                "the journal is damaged at byte {at}: {why}; with recover = \"best-effort\" the \
+                 start goes on behind it, and acknowledged writes may be lost"
+            );
+            return Err(Error::DataDir(path.to_owned(), text));
+        }
+        let file = path.display();
+        tracing::error!(
+            "journal: {file} is damaged at byte {at}, {bytes} bytes are passed over: {why}"
+        );
+        self.report.damaged += 1;
+        if self.report.damage.len() < MAX_DAMAGE {
+            self.report.damage.push(Damage { path: path.to_owned(), at, bytes, why });
+        }
+        Ok(())
+    }
+}
+
+/// Where an effect's record stands.
+pub(super) fn place(segment: u64, at: u64, head: &Head) -> Place {
+    // Records that are longer than this are neither written nor taken for whole.
+    let len = u32::try_from(HEAD as u64 + head.body_len()).unwrap_or(u32::MAX);
+    Place { segment, at, len, written: head.written }
+}
+
+/// Whether a mark from `next` on says that what stands at `at` was synced. Leaves the scanner anywhere.
+fn was_synced(scanner: &mut Scanner, next: u64, at: u64) -> io::Result<bool> {
+    scanner.seek(next);
+    loop {
+        match scanner.step()? {
+            Step::Record(Found { head, .. }) => {
+                if head.kind == Kind::Mark && head.supersedes > at {
+                    return Ok(true);
+                }
+            }
+            Step::Bad(_) => match scanner.find(scanner.at() + 1)? {
+                Some(next) => scanner.seek(next),
+                None => return Ok(false),
+            },
+            Step::End => return Ok(false),
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! The end of the newest segment, where records are added.
+
+use std::{io, sync::Arc};
+
+use super::format::{self, HEAD, Head};
+use crate::tier::disk::File;
+
+/// Bytes that are gathered for one write.
+const WRITE: usize = 1024 * 1024;
+/// Values from this length on are written from where they are.
+const LONG: usize = 128 * 1024;
+
+/// A segment that grows.
+pub(super) struct Tail {
+    file: Arc<dyn File>,
+    salt: u64,
+    /// Bytes of it that are written.
+    written: u64,
+    buffer: Vec<u8>,
+    /// Bytes of it that are synced.
+    pub synced: u64,
+    /// What the last mark says of that.
+    pub marked: u64,
+}
+
+impl Tail {
+    /// A segment of which only the head is written, and synced.
+    pub fn new(file: Arc<dyn File>, salt: u64) -> Self {
+        let head = HEAD as u64;
+        Self { file, salt, written: head, buffer: Vec::new(), synced: head, marked: head }
+    }
+
+    /// Its bytes.
+    pub fn len(&self) -> u64 {
+        self.written + self.buffer.len() as u64
+    }
+
+    /// Whether some of them aren't synced.
+    pub fn is_dirty(&self) -> bool {
+        self.len() > self.synced
+    }
+
+    /// Adds a record; gives its place.
+    pub fn put(&mut self, head: &Head, key: &[u8], value: &[u8]) -> io::Result<u64> {
+        let at = self.len();
+        let mut sum = format::checksum(self.salt);
+        sum.update(key);
+        sum.update(value);
+        self.buffer.extend_from_slice(&head.encode(self.salt, sum.finalize()));
+        self.buffer.extend_from_slice(key);
+        if value.len() >= LONG {
+            self.flush()?;
+            self.file.write_at(value, self.written)?;
+            self.written += value.len() as u64;
+        } else {
+            self.buffer.extend_from_slice(value);
+        }
+        if self.buffer.len() >= WRITE {
+            self.flush()?;
+        }
+        Ok(at)
+    }
+
+    /// Hands all of it to the system.
+    pub fn flush(&mut self) -> io::Result<()> {
+        if !self.buffer.is_empty() {
+            self.file.write_at(&self.buffer, self.written)?;
+            self.written += self.buffer.len() as u64;
+            self.buffer.clear();
+        }
+        Ok(())
+    }
+
+    /// Brings all of it onto the device.
+    pub fn sync(&mut self) -> io::Result<()> {
+        self.flush()?;
+        self.file.sync()?;
+        self.synced = self.written;
+        Ok(())
+    }
+}

@@ -1,0 +1,400 @@
+//! The thread that writes: batches in the order of sequence numbers, one sync for each, and between them
+//! what keeps the directory small.
+//!
+//! It alone has the ledger and the files. It ends at the first write or sync that fails: what the system
+//! then has of the file nobody knows, and asking again would be answered with a success that means
+//! nothing ("fsyncgate", 2018).
+
+use std::{collections::VecDeque, io, mem, sync::Arc, sync::atomic::Ordering::Relaxed, thread};
+use std::{path::PathBuf, time::Duration};
+
+use super::{
+    Effect, Fsync, Position,
+    format::{self, HEAD, Head, Kind, MAX_RUNS, SegmentHead},
+    ledger::{Ledger, Segment},
+    recover::{self, Recovered},
+    scan::{self, Scanner, Step},
+    shared::{Item, Shared, Wait},
+    tail::Tail,
+};
+use crate::{
+    clock,
+    store::Change,
+    tier::{disk::Disk, log::random},
+};
+
+/// Bytes of records that one sync is for, about, so that the first don't wait for too many others.
+const BATCH: u64 = 16 * 1024 * 1024;
+/// Bytes of an old segment that are looked at between two batches.
+const COMPACT: u64 = 1024 * 1024;
+/// Milliseconds until an old segment that couldn't be read or removed is tried again.
+const PAUSE: u64 = 10_000;
+
+/// The state of the thread.
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    disk: Arc<dyn Disk>,
+    ledger: Ledger,
+    tail: Tail,
+    batch: VecDeque<Item>,
+    /// The sequence number of the next effect that is written.
+    next: u64,
+    /// The ceiling that is written.
+    ceiling: u64,
+    /// When what is written was last known to be synced.
+    synced_at: u64,
+    compaction: Option<Scanner>,
+    paused_until: u64,
+}
+
+/// Poisons the journal if the thread panics.
+struct Alive(Arc<Shared>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.poison("its writer has died");
+        }
+        self.0.ended();
+    }
+}
+
+impl Writer {
+    /// Begins a segment behind what was found.
+    pub fn new(
+        shared: Arc<Shared>,
+        disk: Arc<dyn Disk>,
+        recovered: Recovered,
+    ) -> Result<Self, (PathBuf, io::Error)> {
+        let Recovered { mut ledger, next, segment: (id, previous_len), report } = recovered;
+        let ceiling = report.ceiling;
+        let path = recover::path_of(&shared.options.path, id);
+        let head =
+            SegmentHead { id, salt: random(), next, previous_len, ceiling, boot: disk.boot() };
+        let begun = begin(&*disk, &shared, &mut ledger, head);
+        let tail = begun.map_err(|why| (path, why))?;
+        let synced_at = shared.clock.now();
+        let writer = Self {
+            shared,
+            disk,
+            ledger,
+            tail,
+            batch: VecDeque::new(),
+            next,
+            ceiling,
+            synced_at,
+            compaction: None,
+            paused_until: 0,
+        };
+        writer.count();
+        Ok(writer)
+    }
+
+    /// Writes until the journal is closed, or the disk fails.
+    pub fn run(mut self) {
+        let _alive = Alive(self.shared.clone());
+        loop {
+            match self.turn() {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(why) => {
+                    self.shared.counters.write_errors.fetch_add(1, Relaxed);
+                    self.shared.poison(&format!("it can't be written: {why}"));
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Writes what there is, and tells who waits; `false`: nothing will come any more.
+    fn turn(&mut self) -> io::Result<bool> {
+        let wait = self.wait();
+        let taken = self.shared.take(&mut self.batch, self.ceiling, &wait);
+        let is_awaited = self.write(taken.ceiling)?;
+        self.tail.flush()?;
+        let fsync = self.shared.options.fsync;
+        if is_awaited && fsync == Fsync::Always || self.is_due() {
+            self.sync()?;
+        }
+        // Before anybody hears of it, so that the figures have it.
+        self.count();
+        self.shared.durable.raise(self.next - 1);
+        self.shared.ceiling.raise(self.ceiling);
+        self.tidy()?;
+        self.count();
+        let is_over = taken.closed && self.batch.is_empty();
+        if is_over && self.tail.is_dirty() {
+            self.sync()?;
+        }
+        Ok(!is_over)
+    }
+
+    /// How long there may be nothing to do.
+    fn wait(&self) -> Wait {
+        let now = self.shared.clock.now();
+        let tidies = self.has_to_tidy().then(|| self.paused_until.saturating_sub(now).min(PAUSE));
+        if tidies == Some(0) {
+            return Wait::No;
+        }
+        let syncs = match self.shared.options.fsync {
+            Fsync::Interval(interval) if self.tail.is_dirty() => {
+                let since = Duration::from_millis(now.saturating_sub(self.synced_at));
+                // Not less than a millisecond: a clock that stands isn't asked without end.
+                Some(interval.saturating_sub(since).max(Duration::from_millis(1)))
+            }
+            _ => None,
+        };
+        let times = [tidies.map(Duration::from_millis), syncs];
+        times.into_iter().flatten().min().map_or(Wait::Forever, Wait::For)
+    }
+
+    fn is_due(&self) -> bool {
+        let Fsync::Interval(interval) = self.shared.options.fsync else { return false };
+        let now = self.shared.clock.now();
+        // A clock that was set back shows as a sync in the future.
+        let since = now.checked_sub(self.synced_at).map(Duration::from_millis);
+        self.tail.is_dirty() && since.is_none_or(|since| since >= interval)
+    }
+
+    /// Writes the beginning of the batch; whether somebody waits for it.
+    fn write(&mut self, ceiling: u64) -> io::Result<bool> {
+        let raises = ceiling > self.ceiling;
+        let appends = self.batch.iter().any(|item| matches!(item, Item::Append(..)));
+        if raises || appends && self.tail.synced > self.tail.marked {
+            self.ceiling = self.ceiling.max(ceiling);
+            self.mark()?;
+        }
+        let mut left = BATCH;
+        let mut ended = Vec::new();
+        while left > 0 {
+            let Some(item) = self.batch.pop_front() else { break };
+            match item {
+                Item::Append(sequence, effect, written) => {
+                    self.acknowledge(mem::take(&mut ended))?;
+                    left = left.saturating_sub(self.append(sequence, &effect, written)?);
+                }
+                Item::Acknowledge(positions) => {
+                    ended.extend(positions.iter().map(|Position(sequence)| *sequence));
+                }
+            }
+        }
+        self.acknowledge(ended)?;
+        Ok(raises || appends)
+    }
+
+    /// Says how much is synced, and which versions may have been issued.
+    fn mark(&mut self) -> io::Result<()> {
+        self.make_room(HEAD as u64)?;
+        let synced = self.tail.synced;
+        let head = Head { version: self.ceiling, supersedes: synced, ..Head::bare(Kind::Mark, 0) };
+        self.put(&head, &[], &[])?;
+        self.tail.marked = synced;
+        Ok(())
+    }
+
+    fn append(&mut self, sequence: u64, effect: &Effect, written: u64) -> io::Result<u64> {
+        let Effect { db, key, change, supersedes } = effect;
+        let supersedes = supersedes.map_or(0, |Position(older)| older);
+        let head =
+            Head { db: *db, sequence, written, supersedes, ..Head::of(change, key.len() as u32) };
+        let value = match change {
+            Change::Put(record) => &record.value[..],
+            Change::Delete { .. } => &[],
+        };
+        let freed = self.effect(&head, key, value)?;
+        self.shared.room.give_back(freed);
+        self.shared.counters.written.fetch_add(1, Relaxed);
+        self.next = sequence + 1;
+        Ok(HEAD as u64 + head.body_len())
+    }
+
+    /// Writes an effect's record; gives back the bytes of what it supersedes.
+    fn effect(&mut self, head: &Head, key: &[u8], value: &[u8]) -> io::Result<u64> {
+        self.make_room(HEAD as u64 + head.body_len())?;
+        let at = self.put(head, key, value)?;
+        let segment = self.ledger.newest().map_or(0, |segment| segment.id);
+        Ok(self.ledger.put(head.sequence, recover::place(segment, at, head), head.supersedes))
+    }
+
+    /// Writes down what the store has, the oldest first: whatever part of it survives, no older effect of
+    /// a key is left where a newer one is gone.
+    fn acknowledge(&mut self, mut sequences: Vec<u64>) -> io::Result<()> {
+        sequences.sort_unstable();
+        sequences.dedup();
+        sequences.retain(|sequence| self.ledger.place(*sequence).is_some());
+        for runs in format::runs(&sequences).chunks(MAX_RUNS) {
+            let body = format::encode_runs(runs);
+            self.make_room((HEAD + body.len()) as u64)?;
+            self.put(&Head::bare(Kind::Acknowledged, body.len() as u32), &[], &body)?;
+            for (first, last) in runs {
+                let freed = self.ledger.end(*first..=*last);
+                self.shared.room.give_back(freed);
+            }
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, head: &Head, key: &[u8], value: &[u8]) -> io::Result<u64> {
+        let at = self.tail.put(head, key, value)?;
+        let bytes = HEAD as u64 + head.body_len();
+        self.ledger.grow(bytes);
+        self.shared.counters.written_bytes.fetch_add(bytes, Relaxed);
+        Ok(at)
+    }
+
+    /// Goes on in a new segment if a record of this length doesn't fit into this one; one that fits into
+    /// none gets its own.
+    fn make_room(&mut self, bytes: u64) -> io::Result<()> {
+        let len = self.tail.len();
+        if len == HEAD as u64 || len + bytes <= self.shared.options.segment {
+            return Ok(());
+        }
+        // Only the newest segment may have a torn end.
+        if self.tail.is_dirty() {
+            self.sync()?;
+        }
+        let head = SegmentHead {
+            id: self.ledger.newest().map_or(0, |segment| segment.id) + 1,
+            salt: random(),
+            next: self.next,
+            previous_len: len,
+            ceiling: self.ceiling,
+            boot: self.disk.boot(),
+        };
+        self.tail = begin(&*self.disk, &self.shared, &mut self.ledger, head)?;
+        Ok(())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        let begun = clock::micros();
+        self.tail.sync()?;
+        self.shared.counters.synced(clock::micros().saturating_sub(begun));
+        self.synced_at = self.shared.clock.now();
+        Ok(())
+    }
+
+    fn has_to_tidy(&self) -> bool {
+        let Some(oldest) = self.ledger.oldest_segment() else { return false };
+        oldest.live == 0 || self.compaction.is_some() || self.is_large()
+    }
+
+    /// Whether more is on disk than there need be.
+    fn is_large(&self) -> bool {
+        let room = self.ledger.live_bytes().saturating_add(self.shared.options.segment);
+        self.ledger.disk_bytes() / 2 > room
+    }
+
+    /// Removes old segments of which nothing is needed, and brings nearer the time when the next may go.
+    fn tidy(&mut self) -> io::Result<()> {
+        if !self.has_to_tidy() || self.shared.clock.now() < self.paused_until {
+            return Ok(());
+        }
+        while let Some(oldest) = self.ledger.oldest_segment().filter(|oldest| oldest.live == 0) {
+            let path = oldest.path.clone();
+            // What took the place of its records has to be as durable as they were.
+            if self.tail.is_dirty() {
+                self.sync()?;
+            }
+            self.compaction = None;
+            if let Err(why) = self.disk.remove(&path) {
+                self.pause(&format!("{} can't be removed: {why}", path.display()));
+                return Ok(());
+            }
+            // One after the other, so that no older one outlives a newer one.
+            self.disk.sync_dir(&self.shared.options.path)?;
+            self.ledger.remove_oldest();
+        }
+        self.compact()
+    }
+
+    /// Writes records of the oldest segment again that the store doesn't have. They keep their place in the
+    /// order; who reads them puts them there.
+    fn compact(&mut self) -> io::Result<()> {
+        let Some(oldest) = self.ledger.oldest_segment() else { return Ok(()) };
+        if self.compaction.is_none() && !self.is_large() {
+            return Ok(());
+        }
+        let (id, salt, file, len) = (oldest.id, oldest.salt, oldest.file.clone(), oldest.len);
+        let mut scanner =
+            self.compaction.take().unwrap_or_else(|| Scanner::new(file.clone(), salt, len));
+        let until = scanner.at().saturating_add(COMPACT);
+        while scanner.at() < until {
+            let step = match scanner.step() {
+                Ok(Step::Bad(_)) => scanner.find(scanner.at() + 1).map(|next| {
+                    scanner.seek(next.unwrap_or(len));
+                    Step::End
+                }),
+                step => step,
+            };
+            let found = match step {
+                Ok(Step::Record(found)) => found,
+                Ok(_) if scanner.at() < len => continue,
+                Ok(_) => return self.moved(id),
+                Err(why) => return self.stuck(id, &why),
+            };
+            let place = self.ledger.place(found.head.sequence);
+            let is_here = |at: u64, segment: u64| at == found.at && segment == id;
+            let Some(place) = place.filter(|place| is_here(place.at, place.segment)) else {
+                continue;
+            };
+            let (head, body) = match scan::read(&*file, salt, place.at, place.len) {
+                Ok(read) => read,
+                Err(why) => return self.stuck(id, &why),
+            };
+            let (key, value) = body.split_at(head.key_len as usize);
+            self.effect(&Head { copy: true, ..head }, key, value)?;
+            self.shared.counters.compacted.fetch_add(1, Relaxed);
+        }
+        self.compaction = Some(scanner);
+        self.tail.flush()
+    }
+
+    /// The segment has been read to its end.
+    fn moved(&mut self, id: u64) -> io::Result<()> {
+        if self.ledger.segment(id).is_some_and(|segment| segment.live > 0) {
+            self.pause(&format!("records of segment {id:x} can't be read any more"));
+        }
+        self.tail.flush()
+    }
+
+    fn stuck(&mut self, id: u64, why: &io::Error) -> io::Result<()> {
+        self.pause(&format!("segment {id:x} can't be read: {why}"));
+        self.tail.flush()
+    }
+
+    fn pause(&mut self, why: &str) {
+        tracing::error!("journal: {why}; tried again later");
+        self.shared.counters.compaction_errors.fetch_add(1, Relaxed);
+        self.paused_until = self.shared.clock.now().saturating_add(PAUSE);
+    }
+
+    fn count(&self) {
+        let counters = &self.shared.counters;
+        counters.disk_bytes.store(self.ledger.disk_bytes(), Relaxed);
+        counters.segments.store(self.ledger.segments().len() as u64, Relaxed);
+        counters.unacknowledged.store(self.ledger.live().len() as u64, Relaxed);
+        counters.unacknowledged_bytes.store(self.ledger.live_bytes(), Relaxed);
+        counters.oldest.store(self.ledger.oldest().unwrap_or(u64::MAX), Relaxed);
+    }
+}
+
+/// Makes a segment whose head is durable, before anything is written behind it.
+fn begin(
+    disk: &dyn Disk,
+    shared: &Shared,
+    ledger: &mut Ledger,
+    head: SegmentHead,
+) -> io::Result<Tail> {
+    let path = recover::path_of(&shared.options.path, head.id);
+    let file = disk.open(&path, false)?;
+    file.set_len(0)?;
+    file.write_at(&head.encode(), 0)?;
+    let begun = clock::micros();
+    file.sync()?;
+    shared.counters.synced(clock::micros().saturating_sub(begun));
+    disk.sync_dir(&shared.options.path)?;
+    let tail = Tail::new(file.clone(), head.salt);
+    let (id, salt) = (head.id, head.salt);
+    ledger.begin(Segment { id, path, file, salt, len: HEAD as u64, live: 0 });
+    Ok(tail)
+}
