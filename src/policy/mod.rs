@@ -89,7 +89,7 @@ impl Namespace {
         }
         let random = next_random(u64::from(crc32fast::hash(key)) << 32 ^ now | 1) >> 40;
         let most = u128::from(ttl) * u128::from(self.jitter) / 100;
-        Some((ttl - (most * u128::from(random) >> 24) as u64).max(1))
+        Some((ttl - ((most * u128::from(random)) >> 24) as u64).max(1))
     }
 }
 
