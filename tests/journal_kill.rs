@@ -7,7 +7,7 @@
 use std::{
     collections::BTreeMap,
     env,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     os::unix::process::ExitStatusExt,
     path::Path,
     process::{Command, Stdio},
@@ -181,16 +181,17 @@ fn what_was_durable_outlives_a_kill() {
             .stdout(Stdio::piped())
             .spawn()
             .expect("starts");
-        let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        let mut output = BufReader::new(child.stdout.take().expect("a pipe"));
         let count = 100 + next(&mut random) % 3_000;
-        for line in lines.by_ref().take(count as usize) {
+        for line in output.by_ref().lines().take(count as usize) {
             heard.hear(&line.expect("text"));
         }
         child.kill().expect("it runs");
-        // What it still said before it died. The last line may be cut short.
-        let mut rest: Vec<String> = lines.map_while(Result::ok).collect();
-        rest.pop();
-        rest.iter().for_each(|line| heard.hear(line));
+        // What it still said before it died; the last line may be cut short.
+        let mut rest = String::new();
+        output.read_to_string(&mut rest).expect("text");
+        let whole = rest.rfind('\n').unwrap_or(0);
+        rest[..whole].lines().for_each(|line| heard.hear(line));
         let status = child.wait().expect("it is gone");
         assert_eq!(status.signal(), Some(9), "round {round}: it has ended by itself");
         assert!(!heard.keys.is_empty(), "round {round}: the child has said nothing");
