@@ -121,11 +121,14 @@ fn write_for_ever(
     // How long nothing is to be written, for what was.
     let mut owed = Duration::ZERO;
     loop {
+        if rate.load(Relaxed) == 0 {
+            owed = Duration::ZERO;
+        }
         let pause = owed.min(LONGEST_PAUSE);
         thread::sleep(pause);
         owed -= pause;
         let Some(cache) = cache.upgrade() else { return };
-        if owed > Duration::ZERO && rate.load(Relaxed) != 0 {
+        if owed > Duration::ZERO {
             continue;
         }
         let before = log.counters.written_bytes.load(Relaxed);

@@ -153,15 +153,7 @@ mod tests {
 
     #[test]
     fn databases_and_namespaces() {
-        let namespace = Namespace {
-            prefix: b"a,\n:"[..].into(),
-            db: 0,
-            read: Read::Aside,
-            write: Write::None,
-            ttl: None,
-            store: None,
-            ..Namespace::default()
-        };
+        let namespace = Namespace { prefix: b"a,\n:"[..].into(), ..Namespace::default() };
         NamespaceStats::add(&namespace.stats.loads, 4);
         NamespaceStats::add(&namespace.stats.load_micros, 10);
         let policies = Policies::new(vec![namespace]);

@@ -141,7 +141,7 @@ impl Memory {
             || self.rules().eviction() != Eviction::AllkeysS3fifo
             || entry.mark() > 0
             || entry.is_stored()
-            || log.was_let_go(hash)
+            || log.note_let_go(hash)
     }
 
     /// Cancels the flights of a key that changes, and makes its records invalid (SEMANTICS 1, 7). The

@@ -422,7 +422,7 @@ impl Log {
 
     /// Notes that a key was let go of; says whether that was so not long ago already. As many keys are
     /// remembered as the log has room for records like those that it has, as in S3-FIFO.
-    pub(super) fn was_let_go(&self, hash: u64) -> bool {
+    pub(super) fn note_let_go(&self, hash: u64) -> bool {
         let (records, bytes) = self.live();
         let others = self.shape.bytes() as f64 * records as f64 / bytes as f64;
         // If there are none, as many as possible.

@@ -78,6 +78,7 @@ impl Writer {
         let at = cool.or_else(coolest)?;
         for segment in &looked_at[..at] {
             self.items_of(memory, *segment).iter().for_each(|item| memory.cool_record(item));
+            // What a dropped database left behind.
             self.log.hot[*segment].store(0, Relaxed);
             state.give_turn(*segment);
         }
@@ -94,7 +95,7 @@ impl Writer {
             let is_kept = memory.keeps(slot.has(VOLATILE));
             let is_hot = slot.has(HOT) && !slot.has(RESIDENT) && slot.bytes() <= budget;
             if !is_kept && !is_hot {
-                self.log.was_let_go(item.hash);
+                self.log.note_let_go(item.hash);
                 memory.drop_record(item.keyspace, item.hash, item.slot);
                 add(&self.log.counters.forgotten, 1);
                 continue;

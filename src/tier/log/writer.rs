@@ -330,7 +330,6 @@ impl Writer {
         }
         let state = &self.log.state;
         if state.valid_in(open.first).next().is_none() {
-            // Its turn comes again before the log counts as full.
             state.set_segment(open.first, open.generation, Kind::Empty);
         }
         self.filled = 0;
@@ -341,7 +340,7 @@ impl Writer {
 
     /// Begins another segment if the record doesn't fit into this one.
     fn make_room(&mut self, memory: &Memory, bytes: usize) -> io::Result<()> {
-        // What survives of the segment behind takes room in the new one too.
+        // What survives of a reclaim may take room in the new one too.
         for _ in 0..self.log.shape.segments {
             if self.has_room(Head::Fresh, bytes) {
                 return Ok(());
@@ -513,7 +512,7 @@ impl Writer {
         self.heads[self.head as usize] = Some(open);
     }
 
-    /// Bytes of memory that it has for the records of the segment which it writes, and for reads.
+    /// Bytes of memory that it has for the records of the segments which it writes, and for reads.
     pub fn bytes(&self) -> usize {
         let of_open = |open: &Open| {
             open.items.capacity() * size_of::<Item>()
