@@ -16,7 +16,7 @@ const LEAVES: &[&str] = &["error", "clock", "log", "protocol", "config", "metric
 /// Leaves that may use a few others, and who uses which.
 const LEAF_USES: &[(&str, &[&str])] = &[
     ("protocol", &["error", "protocol"]),
-    ("config", &["error", "config", "tier", "value"]),
+    ("config", &["error", "config", "store", "tier", "value"]),
     ("error", &["error"]),
     ("clock", &["clock"]),
     ("log", &["config", "error"]),
