@@ -15,6 +15,8 @@ mod flags;
 mod kind;
 mod live;
 mod machine;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod rewrite;
 mod settings;
 mod tables;

@@ -199,6 +199,9 @@ settings! {
         /// How long it may take to bring memory to disk at the end.
         warm_timeout: Duration = Duration::from_secs(30),
             "warm-timeout" / "", Kind::Time(Unit::Seconds, 1, INT_MAX), Live;
+        /// How long a store may take; then a load fails, and nobody knows what became of a write.
+        store_timeout: Duration = Duration::from_secs(2),
+            "store-timeout" / "", Kind::Time(Unit::Millis, 10, INT_MAX), Restart;
         /// How long a shutdown may wait for clients to finish.
         shutdown_timeout: Duration = Duration::from_secs(10),
             "shutdown-timeout", Kind::Time(Unit::Seconds, 0, INT_MAX), Live;

@@ -43,6 +43,9 @@ pub enum StoreKind {
         /// The file; where the configuration names none, `store.redb` in `dir`.
         path: PathBuf,
     },
+    /// A PostgreSQL server.
+    #[cfg(feature = "postgres")]
+    Postgres(Box<crate::store::PostgresOptions>),
 }
 
 /// A key prefix and what a miss and a write do to its store.
@@ -76,7 +79,22 @@ pub struct TableKey {
 }
 
 /// The kinds of stores.
-const STORE_KINDS: &[&str] = &["memory", "redb"];
+const STORE_KINDS: &[&str] = &["memory", "redb", "postgres"];
+/// The keys that only a store over Postgres has.
+const POSTGRES_KEYS: [&str; 10] = [
+    "url",
+    "password-env",
+    "password-file",
+    "pool",
+    "statement-timeout",
+    "table",
+    "pattern",
+    "load",
+    "save",
+    "delete",
+];
+/// The most connections to one server.
+const MAX_POOL: i64 = 1000;
 
 /// The keys of `[store.NAME]`.
 pub static STORE_KEYS: &[TableKey] = &[
@@ -84,13 +102,79 @@ pub static STORE_KEYS: &[TableKey] = &[
         name: "kind",
         kind: Kind::Choice(STORE_KINDS),
         default: "required",
-        help: "`memory` lives and dies with the process; `redb` is a database in one file.",
+        help: "`memory` lives and dies with the process; `redb` is a database in one file; `postgres` \
+               is a PostgreSQL server.",
     },
     TableKey {
         name: "path",
         kind: Kind::Path,
         default: "`store.redb` in `dir`",
-        help: "The file of a `redb` store; no two stores share one.",
+        help: "`redb`: its file; no two stores share one.",
+    },
+    TableKey {
+        name: "url",
+        kind: Kind::Text,
+        default: "required with `postgres`",
+        help: "`postgres`: `postgres://user@host:5432/database`, without a password. There is no TLS \
+               yet: `sslmode=require` is refused.",
+    },
+    TableKey {
+        name: "password-env",
+        kind: Kind::Text,
+        default: "none",
+        help: "`postgres`: the name of the environment variable that has the password.",
+    },
+    TableKey {
+        name: "password-file",
+        kind: Kind::Path,
+        default: "none",
+        help: "`postgres`: the file whose first line is the password, read at the start.",
+    },
+    TableKey {
+        name: "pool",
+        kind: Kind::Integer(1, MAX_POOL),
+        default: "8",
+        help: "`postgres`: connections at most.",
+    },
+    TableKey {
+        name: "statement-timeout",
+        kind: Kind::Time(Unit::Millis, 1, i32::MAX as i64),
+        default: "half of `store-timeout`",
+        help: "`postgres`: what the server may take for a statement before it stops it, below \
+               `store-timeout`.",
+    },
+    TableKey {
+        name: "table",
+        kind: Kind::Text,
+        default: "`larder`, without SQL",
+        help: "`postgres`: a table of keys and values, `name` or `schema.name`, made if it isn't there.",
+    },
+    TableKey {
+        name: "pattern",
+        kind: Kind::Text,
+        default: "none",
+        help: "`postgres` with SQL: what keys look like, with names for their parts: `user:{id}`. Other \
+               keys are refused.",
+    },
+    TableKey {
+        name: "load",
+        kind: Kind::Text,
+        default: "required with `pattern`",
+        help: "`postgres` with SQL: the statement that finds a value, such as `select name from users \
+               where id = :id`.",
+    },
+    TableKey {
+        name: "save",
+        kind: Kind::Text,
+        default: "required for `write-through`",
+        help: "`postgres` with SQL: the statement that stores `:value`; it may use `:version` and \
+               `:deadline`.",
+    },
+    TableKey {
+        name: "delete",
+        kind: Kind::Text,
+        default: "required for `write-through`",
+        help: "`postgres` with SQL: the statement that deletes; it may use `:version`.",
     },
     TableKey {
         name: "breaker",
@@ -221,20 +305,31 @@ fn read_store(table: &Reader<'_>, name: &str, settings: &Settings) -> Result<Sto
         return Err(table.origin.error(&table.span, message));
     }
     table.check_keys()?;
-    let path = table.text("path")?;
-    match (table.required("kind")?, path) {
-        (Value::Choice("redb"), _) if !cfg!(feature = "redb") => {
-            Err(table.error("kind", "this larder was built without the feature `redb`"))
-        }
-        (Value::Choice("redb"), Some(path)) if path.is_empty() => {
-            Err(table.error("path", "`path` is empty"))
-        }
-        (Value::Choice("redb"), path) => {
-            let path = path.map_or_else(|| settings.dir.join("store.redb"), PathBuf::from);
-            Ok(StoreKind::Redb { path })
-        }
-        (_, Some(_)) => Err(table.error("path", "a store of kind `memory` has no `path`")),
-        (_, None) => Ok(StoreKind::Memory),
+    let Value::Choice(kind) = table.required("kind")? else { return Ok(StoreKind::Memory) };
+    let stray = |key: &&str| match *key {
+        "kind" => false,
+        "path" => kind != "redb",
+        key => POSTGRES_KEYS.contains(&key) && kind != "postgres",
+    };
+    let known = table.keys.iter().map(|key| key.name);
+    if let Some(key) = known.filter(stray).find(|key| table.find(key).is_some()) {
+        return Err(table.error(key, format!("a store of kind `{kind}` has no `{key}`")));
+    }
+    let absent = |feature: &str| {
+        table.error("kind", format!("this larder was built without the feature `{feature}`"))
+    };
+    match kind {
+        "redb" if !cfg!(feature = "redb") => Err(absent("redb")),
+        "redb" => match table.text("path")? {
+            Some(path) if path.is_empty() => Err(table.error("path", "`path` is empty")),
+            Some(path) => Ok(StoreKind::Redb { path: path.into() }),
+            None => Ok(StoreKind::Redb { path: settings.dir.join("store.redb") }),
+        },
+        #[cfg(feature = "postgres")]
+        "postgres" => Ok(StoreKind::Postgres(Box::new(super::postgres::read(table, settings)?))),
+        #[cfg(not(feature = "postgres"))]
+        "postgres" => Err(absent("postgres")),
+        _ => Ok(StoreKind::Memory),
     }
 }
 
@@ -318,6 +413,9 @@ fn read_namespace(
         _ => Mode::CacheAside,
     };
     let store = read_store_name(table, mode, stores)?;
+    if let Some(store) = stores.iter().find(|known| Some(&known.name) == store.as_ref()) {
+        check_store(table, store, mode, &prefix)?;
+    }
     let ttl = match table.value("ttl")? {
         Some(Value::Time(ttl)) => ttl,
         _ => None,
@@ -347,6 +445,33 @@ fn read_store_name(
         (_, Some(name)) if stores.iter().any(|store| store.name == name) => Ok(Some(name)),
         (_, Some(name)) => Err(table.error("store", no_such_store(&name, stores))),
     }
+}
+
+/// Refuses a store that can't do what the namespace wants of it.
+#[cfg(feature = "postgres")]
+fn check_store(
+    table: &Reader<'_>,
+    store: &StoreConfig,
+    mode: Mode,
+    prefix: &str,
+) -> Result<(), String> {
+    let StoreKind::Postgres(options) = &store.kind else { return Ok(()) };
+    let name = &store.name;
+    if let (Mode::WriteThrough, Some(key)) = (mode, options.missing_for_writes()) {
+        let message = format!("mode `{}` needs a `{key}` in `[store.{name}]`", mode.name());
+        return Err(table.error("store", message));
+    }
+    if options.may_hold(prefix) {
+        return Ok(());
+    }
+    let message = format!("no key with this `prefix` fits the `pattern` of `[store.{name}]`");
+    Err(table.error("store", message))
+}
+
+/// No other store refuses anything.
+#[cfg(not(feature = "postgres"))]
+fn check_store(_: &Reader<'_>, _: &StoreConfig, _: Mode, _: &str) -> Result<(), String> {
+    Ok(())
 }
 
 fn no_such_store(name: &str, stores: &[StoreConfig]) -> String {
@@ -395,7 +520,7 @@ fn tables<'a>(
 }
 
 /// One table on its way in.
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     origin: Origin<'a>,
     table: &'a dyn TableLike,
     span: Span,
@@ -422,7 +547,8 @@ impl Reader<'_> {
         self.table.iter().find(|(key, _)| same_name(name, key))
     }
 
-    fn value(&self, name: &'static str) -> Result<Option<Value>, String> {
+    /// The value of a key, if it is there.
+    pub(super) fn value(&self, name: &'static str) -> Result<Option<Value>, String> {
         let Some(known) = self.keys.iter().find(|known| known.name == name) else {
             return Ok(None);
         };
@@ -435,12 +561,13 @@ impl Reader<'_> {
             .ok_or_else(|| self.origin.error(&self.span, format!("`{name}` is missing")))
     }
 
-    fn text(&self, name: &'static str) -> Result<Option<String>, String> {
+    /// The text of a key, if it is there.
+    pub(super) fn text(&self, name: &'static str) -> Result<Option<String>, String> {
         Ok(self.value(name)?.map(into_text))
     }
 
     /// An error at the value of a key, or at the table where the key isn't there.
-    fn error(&self, name: &str, message: impl AsRef<str>) -> String {
+    pub(super) fn error(&self, name: &str, message: impl AsRef<str>) -> String {
         let span = self.find(name).and_then(|(_, item)| item.span()).or_else(|| self.span.clone());
         self.origin.error(&span, message)
     }
@@ -536,7 +663,7 @@ mod tests {
         for (text, message) in [
             ("store = 1", "1:9: stores are tables, `[store.NAME]`"),
             ("[store.a]\npath = 'x'", "1:1: `kind` is missing"),
-            ("[store.a]\nkind = 'oracle'", "2:8: `kind`: expected one of memory, redb"),
+            ("[store.a]\nkind = 'oracle'", "2:8: `kind`: expected one of memory, redb, postgres"),
             ("[store.a]\nkidn = 'redb'", "2:1: unknown key `kidn`; did you mean `kind`?"),
             (
                 "[store.a]\nkind = 'memory'\npath = 'x'",

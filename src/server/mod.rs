@@ -108,6 +108,7 @@ impl Server {
         let signals = background.block_on(async { Signals::new() })?;
         let listening = background.block_on(accept::listen(&shared, settings, posts))?;
         background.spawn(tick(shared.clone()));
+        background.spawn(greet(shared.clone()));
         Ok(Self {
             shared,
             workers,
@@ -273,6 +274,23 @@ async fn tick(shared: Arc<Shared>) {
     }
 }
 
+/// Asks every store whether it would serve, for the log: a cache starts without its store, but whoever
+/// starts it should hear of a wrong password before the first request does.
+async fn greet(shared: Arc<Shared>) {
+    let mut asked: Vec<&str> = Vec::new();
+    for namespace in shared.cache.policies().iter() {
+        let Some((name, store)) = &namespace.store else { continue };
+        if asked.contains(&&**name) {
+            continue;
+        }
+        asked.push(name);
+        match store.ping().await {
+            Ok(()) => tracing::info!("store {name} ({}) serves", store.kind()),
+            Err(why) => tracing::warn!("store {name} ({}): {why}", store.kind()),
+        }
+    }
+}
+
 /// Makes the data directory and keeps others out of it.
 fn lock_dir(dir: &Path) -> Result<fs::File, Error> {
     let fail = |why: String| Error::DataDir(dir.to_owned(), why);
@@ -370,6 +388,8 @@ fn policies(config: &Config) -> Result<(Policies, Vec<Breaker>), Error> {
             StoreKind::Memory => store::memory(),
             #[cfg(feature = "redb")]
             StoreKind::Redb { path } => store::redb(path)?,
+            #[cfg(feature = "postgres")]
+            StoreKind::Postgres(options) => store::postgres(options)?,
             #[cfg(not(feature = "redb"))]
             StoreKind::Redb { .. } => {
                 let text = format!("store {name}: this larder was built without redb");
@@ -431,6 +451,7 @@ fn shared(
     let clock = Clock::default();
     let started_at = clock.now();
     let cache = Cache::new(&options, policies, clock, Some(background.handle().clone()));
+    cache.set_store_timeout(settings.store_timeout);
     let workers = match settings.workers {
         0 => thread::available_parallelism().map_or(1, usize::from),
         workers => workers as usize,

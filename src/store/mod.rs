@@ -14,10 +14,15 @@ use crate::{clock::Clock, error::ClientError};
 pub mod breaker;
 pub mod faulty;
 mod memory;
+#[cfg(feature = "postgres")]
+mod postgres;
 #[cfg(feature = "redb")]
 mod redb;
 #[cfg(test)]
 mod suite;
+
+#[cfg(feature = "postgres")]
+pub use self::postgres::{PostgresOptions, SqlTexts};
 
 /// What the methods of a [`Store`] return: a boxed future, so that stores can be trait objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -167,6 +172,17 @@ pub fn memory() -> Arc<dyn Store> {
 #[cfg(feature = "redb")]
 pub fn redb(path: impl AsRef<std::path::Path>) -> Result<Arc<dyn Store>, crate::error::Error> {
     Ok(Arc::new(redb::RedbStore::open(path.as_ref(), Clock::default())?))
+}
+
+/// A store over PostgreSQL. It needs no server yet: it connects when it is called, and again when a
+/// connection broke.
+///
+/// # Errors
+///
+/// [`crate::error::Error::Store`] if there can be no pool of connections.
+#[cfg(feature = "postgres")]
+pub fn postgres(options: &PostgresOptions) -> Result<Arc<dyn Store>, crate::error::Error> {
+    postgres::open(options, Clock::default())
 }
 
 /// Version and deadline of what a store holds for a key: enough for the rule of versions.
