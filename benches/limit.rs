@@ -15,6 +15,7 @@ use larder::{
     cache::{
         Cache, Job, Use,
         counter::Counters,
+        release::Release,
         tx::{Key, Ttl},
     },
     clock::Clock,
@@ -137,6 +138,7 @@ fn in_process(time: Duration) {
             room: value.len() * 5 / 4 + 128,
             touch: true,
             counters: &counters,
+            release: &Release::default(),
         };
         let before = cpu_micros();
         cache.attempt(&job, |tx| tx.set(key, &[value], Ttl::Clear)).expect("room is made");

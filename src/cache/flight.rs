@@ -21,7 +21,7 @@ use futures_util::future::{Either, FutureExt, Shared, select};
 
 use super::{Inner, Use, landing::Landing, tx::Key};
 use crate::{
-    policy::NamespaceStats,
+    policy::{NamespaceStats, Read},
     store::{Record, StoreError},
     tier::{
         demote::Known,
@@ -61,6 +61,8 @@ struct Flight {
     landing: Landing<Result<Found, FetchError>>,
     /// Whether it is still looking into L3.
     is_on_disk: AtomicBool,
+    /// Whether it asks the store, too.
+    asks_store: bool,
 }
 
 /// The end of the time that the disk has.
@@ -183,7 +185,7 @@ impl Inner {
     ) -> Result<Found, FetchError> {
         let mut skips_disk = false;
         loop {
-            let (flight, is_ours) = self.board(pin.db, &pin.key, pin.hash, skips_disk);
+            let (flight, is_ours) = self.board(pin.db, &pin.key, pin.hash, writes, skips_disk);
             let landed = match patience.take() {
                 Some(patience) => match select(flight.landing.wait(), patience).await {
                     Either::Left((landed, _)) => landed,
@@ -192,7 +194,7 @@ impl Inner {
                         // If it is the store that is slow, that has a limit of its own.
                         if flight.is_on_disk.load(Relaxed) {
                             self.note_slow_disk();
-                            if writes || !self.reads_through(pin.db, &pin.key) {
+                            if writes || !self.asks_below(pin.db, &pin.key, Use::Read) {
                                 return Err(FetchError::Disk);
                             }
                         }
@@ -220,11 +222,14 @@ impl Inner {
         db: usize,
         key: &Bytes,
         hash: u64,
+        writes: bool,
         skips_disk: bool,
     ) -> (Arc<Flight>, bool) {
+        let asks_store = self.asks_store(db, key, writes);
         let place = self.flights.0.entry((db, key.clone()));
         if let Place::Occupied(place) = &place
             && self.may_join(place.get(), hash)
+            && (!asks_store || place.get().asks_store)
             && (!skips_disk || !place.get().is_on_disk.load(Relaxed))
         {
             return (place.get().clone(), false);
@@ -234,6 +239,7 @@ impl Inner {
             ticket: self.memory.ticket(db, hash),
             landing: Landing::default(),
             is_on_disk: AtomicBool::new(reads_disk),
+            asks_store,
         });
         let pilot =
             Pilot { cache: self.clone(), db, key: key.clone(), hash, flight: flight.clone() };
@@ -247,6 +253,13 @@ impl Inner {
             }
         }
         (flight, true)
+    }
+
+    /// Whether the store is asked for what memory and disk don't have.
+    fn asks_store(&self, db: usize, key: &[u8], writes: bool) -> bool {
+        self.policies.of(db, key).is_some_and(|namespace| {
+            namespace.read == Read::Through || writes && namespace.has_old_value()
+        })
     }
 
     /// Whether what a flight brings is for later askers too: it lives, it has not failed, and no write
@@ -271,7 +284,11 @@ impl Pilot {
         self.flight.is_on_disk.store(false, Relaxed);
         let found = matches!(&from_disk, Ok(Found { entry: Some(_), .. }));
         let known = from_disk.as_ref().map_or(Known::Nothing, |found| found.known);
-        if found || !self.cache.reads_through(self.db, &self.key) {
+        if !found && let Some(record) = self.unflushed() {
+            let entry = self.land(record, known);
+            return self.flight.landing.land(Ok(Found { entry, known }));
+        }
+        if found || !self.flight.asks_store {
             return self.flight.landing.land(from_disk);
         }
         let runtime = self.cache.runtime().clone();
@@ -279,6 +296,11 @@ impl Pilot {
             let result = self.load(known).await.map_err(FetchError::Store);
             self.flight.landing.land(result);
         });
+    }
+
+    /// What the key holds if the store doesn't have it yet: `Some(None)` if it is gone (SEMANTICS 12).
+    fn unflushed(&self) -> Option<Option<Record>> {
+        self.cache.policies.of(self.db, &self.key)?.line.as_ref()?.get(&self.key)
     }
 
     async fn load(&self, known: Known) -> Result<Found, StoreError> {

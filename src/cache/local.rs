@@ -285,7 +285,10 @@ impl LocalCache {
             found = tx.peek(key)?.filter(|entry| entry.size() <= LONGEST).and_then(Entry::share);
             Ok(())
         });
-        if let Some(entry) = found {
+        // What isn't durable yet may still be lost: L2 knows, and this doesn't.
+        if let Some(entry) = found
+            && job.release.is_free()
+        {
             self.put(key.hash, Local { entry, db: job.db, generation });
         }
         result

@@ -14,6 +14,7 @@ mod job;
 mod landing;
 pub mod local;
 mod readers;
+pub mod release;
 mod settle;
 mod turns;
 pub mod tx;
@@ -35,18 +36,22 @@ use tokio::runtime::Handle;
 use crate::{
     clock::Clock,
     error::ClientError,
-    policy::{Policies, Read, Write},
+    policy::{Policies, Write},
     store::StoreError,
     tier::memory::{Memory, NoRoom, Options},
 };
 use counter::Counters;
 use flight::{FetchError, Pin};
-use tx::{Change, Cold, Key, Start, Stop, Tx};
+use release::Release;
+use settle::Staging;
+use tx::{Cold, Key, Start, Stop, Tx};
 
 /// How long a write waits for room on disk before it gives up with `-OOM`.
 const ROOM_PATIENCE: Duration = Duration::from_secs(5);
 /// How long it waits at a time.
 const ROOM_STEP: Duration = Duration::from_millis(20);
+/// How long a write waits for room in the journal before it gives up, unless told otherwise.
+const JOURNAL_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a store may take, unless told otherwise.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often an attempt makes room before it gives up with `-OOM`.
@@ -92,6 +97,8 @@ pub struct Job<'a> {
     pub touch: bool,
     /// Where hits and misses are counted.
     pub counters: &'a Counters,
+    /// What the reply has to wait for, when the attempt is done.
+    pub release: &'a Release,
 }
 
 /// What was fetched for some commands before their turn.
@@ -107,6 +114,17 @@ pub enum Refusal {
     Below,
     /// It has to wait for room on disk, below; nothing has changed.
     Busy,
+}
+
+/// How a command's writes come to their stores.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// They don't.
+    None,
+    /// By the journal: it is told while the stripes are held.
+    Behind,
+    /// At once: the store is told before memory changes.
+    Through,
 }
 
 /// Why one try of an attempt didn't end well.
@@ -145,6 +163,10 @@ struct Inner {
     version: AtomicU64,
     /// In milliseconds.
     store_timeout: AtomicU64,
+    /// The same, for room in the journal.
+    journal_patience: AtomicU64,
+    /// What unflushed changes take, as far as it is accounted for in memory.
+    unflushed: AtomicUsize,
 }
 
 impl Inner {
@@ -152,8 +174,14 @@ impl Inner {
         self.runtime.as_ref().expect("checked when a namespace has a store")
     }
 
-    fn reads_through(&self, db: usize, key: &[u8]) -> bool {
-        self.policies.of(db, key).is_some_and(|namespace| namespace.read == Read::Through)
+    /// Whether what isn't in memory has to be asked for below, by one who will write what depends on it or
+    /// by one who only reads.
+    fn asks_below(&self, db: usize, key: &[u8], use_: Use) -> bool {
+        self.policies.of(db, key).is_some_and(|namespace| match use_ {
+            Use::Read => namespace.is_read_below(),
+            Use::Write => namespace.has_old_value(),
+            Use::Blind => false,
+        })
     }
 
     fn store_timeout(&self) -> Duration {
@@ -192,6 +220,7 @@ impl Cache {
         if let Some(disk) = &cache.0.disk {
             disk.write_for(&cache.0);
         }
+        cache.begin_behind();
         cache
     }
 
@@ -222,6 +251,8 @@ impl Cache {
             max_string: AtomicUsize::new(512 << 20),
             version: AtomicU64::new(0),
             store_timeout: AtomicU64::new(STORE_TIMEOUT.as_millis() as u64),
+            journal_patience: AtomicU64::new(JOURNAL_PATIENCE.as_millis() as u64),
+            unflushed: AtomicUsize::new(0),
         }))
     }
 
@@ -239,6 +270,11 @@ impl Cache {
     /// Changes how long a store may take: then a load fails, and a write's outcome is unknown.
     pub fn set_store_timeout(&self, limit: Duration) {
         self.0.store_timeout.store(limit.as_millis() as u64, Relaxed);
+    }
+
+    /// Changes how long a write waits for room in the journal; then it is refused.
+    pub fn set_journal_patience(&self, limit: Duration) {
+        self.0.journal_patience.store(limit.as_millis() as u64, Relaxed);
     }
 
     /// Changes how long a read of the disk may take, and how many bytes a second may be written there
@@ -261,20 +297,37 @@ impl Cache {
     }
 
     /// Tries a command while holding the stripes of its keys. `run` is called at most once with effect;
-    /// it must take back what it replied before it is called again.
+    /// it must take back what it replied before it is called again. Nobody may hear of what it has done
+    /// before its [`Release`] has been waited for ([`Cache::released`]).
     #[inline]
     pub fn attempt(
         &self,
         job: &Job<'_>,
         mut run: impl FnMut(&mut Tx<'_>) -> Result<(), Stop>,
     ) -> Result<(), Refusal> {
-        if !self.0.policies.is_empty() && self.writes_through(job) {
-            return Err(Refusal::Below);
-        }
-        self.try_with(job, &[], None, &mut run).map_err(|failed| match failed {
+        let result = match self.way(job) {
+            Way::None => self.try_with(job, &[], None, &mut run),
+            Way::Behind => self.try_behind(job, &mut run),
+            Way::Through => Err(Refusal::Below.into()),
+        };
+        result.map_err(|failed| match failed {
             Failed::Refused(refusal) => refusal,
             Failed::Room(_) | Failed::Cold(_) => Refusal::Below,
         })
+    }
+
+    /// Tries a command that writes behind, if the journal has room for it now.
+    #[inline(never)]
+    fn try_behind(
+        &self,
+        job: &Job<'_>,
+        run: &mut dyn FnMut(&mut Tx<'_>) -> Result<(), Stop>,
+    ) -> Result<(), Failed> {
+        let Some(room) = self.journal_room_now(job)? else { return Err(Refusal::Below.into()) };
+        let mut staging = Staging { room: Some(room), ..Staging::default() };
+        let result = self.try_with(job, &[], Some(&mut staging), &mut &mut *run);
+        self.account_unflushed();
+        result
     }
 
     #[inline]
@@ -282,11 +335,11 @@ impl Cache {
         &self,
         job: &Job<'_>,
         pins: &[Pin],
-        mut staged: Option<&mut Vec<Change>>,
+        mut staging: Option<&mut Staging>,
         run: &mut impl FnMut(&mut Tx<'_>) -> Result<(), Stop>,
     ) -> Result<(), Failed> {
-        match self.try_once(job, job.room, &[], pins, staged.as_deref_mut(), run) {
-            Err(Failed::Room(room)) => self.try_again(job, room, pins, staged, run),
+        match self.try_once(job, job.room, &[], pins, staging.as_deref_mut(), run) {
+            Err(Failed::Room(room)) => self.try_again(job, room, pins, staging, run),
             result => result,
         }
     }
@@ -298,13 +351,13 @@ impl Cache {
         job: &Job<'_>,
         mut room: usize,
         pins: &[Pin],
-        mut staged: Option<&mut Vec<Change>>,
+        mut staging: Option<&mut Staging>,
         run: &mut impl FnMut(&mut Tx<'_>) -> Result<(), Stop>,
     ) -> Result<(), Failed> {
         // What the command works on must not make the room for what it makes of it.
         let spare: Vec<u64> = job.keys.iter().map(|(key, _)| key.hash).collect();
         for _ in 1..ROOM_TRIES {
-            match self.try_once(job, room, &spare, pins, staged.as_deref_mut(), run) {
+            match self.try_once(job, room, &spare, pins, staging.as_deref_mut(), run) {
                 Err(Failed::Room(more)) => room = more,
                 result => return result,
             }
@@ -319,16 +372,20 @@ impl Cache {
         room: usize,
         spare: &[u64],
         pins: &[Pin],
-        mut staged: Option<&mut Vec<Change>>,
+        staging: Option<&mut Staging>,
         run: &mut impl FnMut(&mut Tx<'_>) -> Result<(), Stop>,
     ) -> Result<(), Failed> {
         let inner = &*self.0;
         if room != 0 {
             self.make_room(job, room, spare)?;
         }
-        if let Some(staged) = &mut staged {
-            staged.clear();
-        }
+        let (staged, journal) = match staging {
+            Some(Staging { changes, room, waits_for_store }) => {
+                changes.clear();
+                (Some(changes), room.as_mut().filter(|_| !*waits_for_store))
+            }
+            None => (None, None),
+        };
         let start = Start { cache: inner, job, pins, staged, room };
         let mut tx = Tx::begin(start, job.keys.iter().map(|(key, _)| key.hash));
         let is_all_there = inner.policies.is_empty() && !inner.has_below.load(Relaxed);
@@ -337,6 +394,9 @@ impl Cache {
         }
         match run(&mut tx) {
             Ok(()) => {
+                if let Some(behind) = inner.policies.behind() {
+                    inner.sequence(behind, &mut tx, job, journal).map_err(Refusal::Client)?;
+                }
                 drop(tx);
                 self.trim(job);
                 Ok(())
@@ -386,8 +446,8 @@ impl Cache {
                 Use::Blind if may_forget || self.0.disk.is_none() => true,
                 Use::Blind => tx.is_resident(*key, job.strict, false).map_err(stray)?,
                 Use::Read | Use::Write => {
-                    let through = self.0.reads_through(job.db, key.bytes);
-                    tx.is_resident(*key, job.strict, through).map_err(stray)?
+                    let asks = self.0.asks_below(job.db, key.bytes, *use_);
+                    tx.is_resident(*key, job.strict, asks).map_err(stray)?
                 }
             };
             if !is_resident {
@@ -397,12 +457,23 @@ impl Cache {
         Ok(true)
     }
 
-    /// Whether the command writes a key that its namespace writes through.
-    fn writes_through(&self, job: &Job<'_>) -> bool {
-        job.keys.iter().any(|(key, use_)| {
-            let namespace = self.0.policies.of(job.db, key.bytes);
-            *use_ != Use::Read && namespace.is_some_and(|found| found.write == Write::Through)
-        })
+    /// How the command's writes come to their stores.
+    #[inline]
+    fn way(&self, job: &Job<'_>) -> Way {
+        if self.0.policies.is_empty() || !job.writes {
+            return Way::None;
+        }
+        let mut way = Way::None;
+        for (key, use_) in job.keys {
+            let Some(namespace) = self.0.policies.of(job.db, key.bytes) else { continue };
+            match namespace.write {
+                _ if *use_ == Use::Read => {}
+                Write::None => {}
+                Write::Behind => way = Way::Behind,
+                Write::Through | Write::Around => return Way::Through,
+            }
+        }
+        way
     }
 
     /// Fetches what some reads of one connection need, all at once. What can't be had is left to each.
@@ -422,9 +493,13 @@ impl Cache {
         ahead: &mut Ahead,
         mut run: impl FnMut(&mut Tx<'_>) -> Result<(), Stop>,
     ) -> Result<(), ClientError> {
-        let settles = self.writes_through(job);
-        let turn = if settles { Some(self.take_turns(job).await?) } else { None };
-        let mut staged = Vec::new();
+        let way = self.way(job);
+        let turn = if way == Way::Through { Some(self.take_turns(job).await?) } else { None };
+        let mut staging = Staging {
+            room: self.journal_room(job).await?,
+            waits_for_store: way == Way::Through,
+            ..Staging::default()
+        };
         let pins = &mut ahead.0;
         // Of what was fetched ahead, what a write has overtaken since may be older than what an earlier
         // command of this connection has seen.
@@ -433,13 +508,17 @@ impl Cache {
         let mut tries = 0;
         while tries < HYDRATE_TRIES {
             tries += 1;
-            let stage = settles.then_some(&mut staged);
+            let stage = (way != Way::None).then_some(&mut staging);
             let job = Job { now: self.0.clock.now(), ..*job };
             // Of several keys all are to be of one moment, if that can be had.
             let is_one_moment = job.keys.len() > 1 && tries <= STRICT_TRIES;
             let job = Job { strict: strict || job.writes || is_one_moment, ..job };
             match self.try_with(&job, pins, stage, &mut run) {
-                Ok(()) => return self.settle(turn, staged).await,
+                Ok(()) => {
+                    self.settle(turn, staging, job.release).await?;
+                    self.account_unflushed();
+                    return self.released(job.release).await;
+                }
                 Err(Failed::Refused(Refusal::Client(error))) => return Err(error),
                 Err(Failed::Refused(Refusal::Busy)) => {
                     // Waiting has a limit of its own.
@@ -518,7 +597,8 @@ impl Cache {
         let loads = |(key, use_): &&(Key<'_>, Use)| match use_ {
             Use::Blind => !may_forget && self.0.memory.has_below(job.db, key.hash),
             _ => {
-                self.0.reads_through(job.db, key.bytes) || self.0.memory.has_below(job.db, key.hash)
+                self.0.asks_below(job.db, key.bytes, *use_)
+                    || self.0.memory.has_below(job.db, key.hash)
             }
         };
         let is_cold = |key: &Key<'_>| {

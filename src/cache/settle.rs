@@ -5,22 +5,37 @@
 //! refuses is never seen by anybody; when nobody knows how a write ended, the copies are dropped, and
 //! nothing of these keys is cached until the store has answered (SEMANTICS 10, 15, 16).
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::{
-    Cache, Inner, Job,
+    Cache, Inner, Job, Refusal, Use,
     counter::Counters,
+    release::Release,
     turns::Turn,
     tx::{Change, Start, Tx},
 };
 use crate::{
     error::ClientError,
-    policy::{NamespaceStats, Write},
+    journal::{Journal, JournalError, Reservation},
+    policy::{Namespace, NamespaceStats, TtlMeans, Write, behind::Behind},
     store::{self, Record, Store, StoreError},
 };
+
+/// What a command's writes are staged in until it has run.
+#[derive(Default)]
+pub(super) struct Staging {
+    pub(super) changes: Vec<Change>,
+    /// Room in the journal, for those that are written behind.
+    pub(super) room: Option<Reservation>,
+    /// Whether a store has to take some of them before any is seen.
+    pub(super) waits_for_store: bool,
+}
 
 /// What goes to a store, and which.
 struct Order {
@@ -30,23 +45,93 @@ struct Order {
 }
 
 impl Cache {
+    /// Takes up what was written behind before, and starts to bring it to the stores.
+    pub(super) fn begin_behind(&self) {
+        let Some(behind) = self.0.policies.behind() else { return };
+        self.0.note_version(behind.ceiling());
+        // A copy on disk may be older: the process may have ended between journal and memory.
+        behind.keys().iter().for_each(|(db, key)| self.0.forget_key(*db, key));
+        self.account_unflushed();
+        let inner = Arc::downgrade(&self.0);
+        behind.start(self.0.runtime(), move |db, key| {
+            if let Some(inner) = inner.upgrade() {
+                inner.forget_key(db, key);
+            }
+        });
+    }
+
+    /// The room in the journal that the command will need; `None`: it needs none.
+    fn journal_need(&self, job: &Job<'_>) -> Option<(&Behind, u64)> {
+        let behind = self.0.policies.behind()?;
+        let mut need = 0;
+        for (key, use_) in job.keys.iter().filter(|_| job.writes) {
+            let namespace = self.0.policies.of(job.db, key.bytes);
+            if *use_ != Use::Read && namespace.is_some_and(|found| found.write == Write::Behind) {
+                need += Journal::cost(key.bytes.len(), 0);
+            }
+        }
+        (need > 0).then(|| (&**behind, need + job.room as u64))
+    }
+
+    /// Takes room in the journal if there is some now; `None`: there isn't.
+    pub(super) fn journal_room_now(&self, job: &Job<'_>) -> Result<Option<Reservation>, Refusal> {
+        let Some((behind, need)) = self.journal_need(job) else { return Ok(None) };
+        match behind.journal().try_reserve(need) {
+            Ok(room) => Ok(Some(room)),
+            Err(JournalError::Full) => Ok(None),
+            Err(why) => Err(Refusal::Client(why.client_error())),
+        }
+    }
+
+    /// Takes room in the journal, if the command will need some, and waits for it.
+    pub(super) async fn journal_room(
+        &self,
+        job: &Job<'_>,
+    ) -> Result<Option<Reservation>, ClientError> {
+        let Some((behind, need)) = self.journal_need(job) else { return Ok(None) };
+        let patience = Duration::from_millis(self.0.journal_patience.load(Relaxed));
+        let room = behind.journal().reserve(need, patience).await;
+        room.map(Some).map_err(|why| why.client_error())
+    }
+
+    /// Has what the unflushed changes take counted in memory. No stripe may be held.
+    pub(super) fn account_unflushed(&self) {
+        let Some(behind) = self.0.policies.behind() else { return };
+        let bytes = behind.bytes();
+        let old = self.0.unflushed.swap(bytes, Relaxed);
+        if old != bytes {
+            self.0.memory.account(old, bytes, self.0.clock.now());
+        }
+    }
+
     /// Brings staged changes to their store and into memory.
     pub(super) async fn settle(
         &self,
         turn: Option<Turn>,
-        staged: Vec<Change>,
+        staging: Staging,
+        release: &Release,
     ) -> Result<(), ClientError> {
-        let Some(turn) = turn.filter(|_| !staged.is_empty()) else { return Ok(()) };
-        let staged = last_of_each_key(staged);
+        let Staging { changes, room, .. } = staging;
+        let Some(turn) = turn.filter(|_| !changes.is_empty()) else { return Ok(()) };
+        let mut room = room;
+        let mut staged = last_of_each_key(changes);
         let Some(order) = self.0.order(&staged)? else {
-            self.0.publish(staged);
-            return Ok(());
+            return self.0.publish(staged, room.as_mut(), release);
         };
+        // RENAME: what is stored somewhere else is safe before the store deletes it here (SEMANTICS 16).
+        if order.changes.iter().all(|(_, change)| matches!(change, store::Change::Delete { .. })) {
+            let (others, ours) = staged.into_iter().partition(|change| !self.0.is_in_order(change));
+            self.0.publish(others, room.as_mut(), release)?;
+            self.released(release).await?;
+            staged = ours;
+        }
         let (sender, answer) = oneshot::channel();
-        let work = Settlement { cache: self.0.clone(), turn, staged, answer: Some(sender) };
+        let work = Settlement { cache: self.0.clone(), turn, staged, room, answer: Some(sender) };
         self.0.runtime().spawn(work.carry_out(order));
-        let died = |_| Err(StoreError::Timeout("the write's task died".into()));
-        answer.await.unwrap_or_else(died).map_err(|error| error.client_error())
+        let died = |_| Err(Unsettled::Store(StoreError::Timeout("the write's task died".into())));
+        let shown = answer.await.unwrap_or_else(died).map_err(|error| error.client_error())?;
+        release.take_over(&shown);
+        Ok(())
     }
 }
 
@@ -71,7 +156,7 @@ impl Inner {
             let Some(index) = self.policies.index_of(change.db, &change.key) else { continue };
             let namespace = self.policies.at(index);
             let Some((name, store)) = namespace.store.as_ref() else { continue };
-            if namespace.write != Write::Through {
+            if !self.is_in_order(change) {
                 continue;
             }
             let (first, order) = order.get_or_insert_with(|| {
@@ -81,25 +166,66 @@ impl Inner {
                 let text = "CROSSSTORE the command writes keys of more than one store";
                 return Err(ClientError::new(text));
             }
-            order.changes.push((Bytes::copy_from_slice(&change.key), self.change(change)));
+            order.changes.push((change.key.clone(), self.change(namespace, change)));
         }
         Ok(order.map(|(_, order)| order))
     }
 
-    fn change(&self, change: &Change) -> store::Change {
+    /// Whether a change has to go to a store before it is seen: its namespace writes through, and there is
+    /// something in it for the store.
+    fn is_in_order(&self, change: &Change) -> bool {
+        let namespace = self.policies.of(change.db, &change.key);
+        namespace.is_some_and(|found| found.writes_to_store() && !is_for_cache(found, change))
+    }
+
+    /// What a store is told of a change. It gets a version here: under the stripe, or in the key's turn.
+    fn change(&self, namespace: &Namespace, change: &Change) -> store::Change {
         let version = self.next_version();
         match change.entry.as_ref().map(|entry| entry.get()) {
             Some(entry) => store::Change::Put(Record {
                 value: Bytes::copy_from_slice(entry.value()),
-                deadline: entry.deadline(),
+                deadline: match namespace.ttl_means {
+                    TtlMeans::Data => entry.deadline(),
+                    TtlMeans::Cache => 0,
+                },
                 version,
             }),
             None => store::Change::Delete { version },
         }
     }
 
-    /// Brings changes into memory, all at once.
-    fn publish(&self, staged: Vec<Change>) {
+    /// Puts what the attempt has staged into the journal and then into memory, while its stripes are held:
+    /// so that journal, overlay and memory have one order (SEMANTICS 11). Notes what the reply waits for.
+    pub(super) fn sequence(
+        &self,
+        behind: &Behind,
+        tx: &mut Tx<'_>,
+        job: &Job<'_>,
+        room: Option<&mut Reservation>,
+    ) -> Result<(), ClientError> {
+        if let Some(room) = room {
+            let staged = last_of_each_key(tx.take_staged());
+            self.publish_in(tx, staged, true, Some(room), job.release)?;
+        }
+        if behind.syncs_first() {
+            for (key, _) in job.keys {
+                let namespace = self.policies.of(job.db, key.bytes);
+                let line = namespace.and_then(|namespace| namespace.line.as_ref());
+                if let Some(position) = line.and_then(|line| line.unsynced(key.bytes)) {
+                    job.release.wait_for(position);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings changes into memory, all at once; those that are written behind into the journal first.
+    fn publish(
+        &self,
+        staged: Vec<Change>,
+        room: Option<&mut Reservation>,
+        release: &Release,
+    ) -> Result<(), ClientError> {
         let now = self.clock.now();
         let cost = |change: &Change| change.entry.as_ref().map_or(0, |entry| entry.get().size());
         let stripe = staged.first().map_or(0, |change| self.memory.stripe_of(change.hash));
@@ -116,44 +242,82 @@ impl Inner {
             room: 0,
             touch: false,
             counters: &counters,
+            release,
         };
         let start = Start { cache: self, job: &job, pins: &[], staged: None, room: 0 };
         let hashes: Vec<u64> = staged.iter().map(|change| change.hash).collect();
         let mut tx = Tx::begin(start, hashes.into_iter());
+        self.publish_in(&mut tx, staged, has_room, room, release)
+    }
+
+    /// The same, where the stripes of all changes are held.
+    fn publish_in(
+        &self,
+        tx: &mut Tx<'_>,
+        staged: Vec<Change>,
+        has_room: bool,
+        mut room: Option<&mut Reservation>,
+        release: &Release,
+    ) -> Result<(), ClientError> {
+        let mut failed = None;
         for change in staged {
-            let entry = change.entry.filter(|_| has_room);
+            let namespace = self.policies.of(change.db, &change.key);
+            let mut is_kept = has_room && failed.is_none();
+            if let Some(namespace) = namespace {
+                is_kept &= namespace.write != Write::Around || is_for_cache(namespace, &change);
+                if let (Some(line), Some(room)) = (&namespace.line, &mut room)
+                    && !is_for_cache(namespace, &change)
+                    && failed.is_none()
+                {
+                    let told = self.change(namespace, &change);
+                    match line.append(room, change.key.clone(), told) {
+                        Ok(position) => release.wait_for(position),
+                        // What the journal has of the others nobody knows: no copy may stay.
+                        Err(why) => (failed, is_kept) = (Some(why.client_error()), false),
+                    }
+                }
+            }
+            let entry = change.entry.filter(|_| is_kept);
             let held = tx.publish(Change { entry, ..change });
             debug_assert!(held.is_ok(), "the stripes of all changes are held");
         }
+        failed.map_or(Ok(()), Err)
     }
 
     /// Drops the copies of keys with a store, since nobody knows what it has.
     fn forget(&self, staged: &[Change]) {
         let is_written = |change: &&Change| {
             let namespace = self.policies.of(change.db, &change.key);
-            namespace.is_some_and(|namespace| namespace.write == Write::Through)
+            namespace.is_some_and(Namespace::writes_to_store)
         };
-        let gone = |change: &Change| Change {
-            db: change.db,
-            hash: change.hash,
-            key: change.key.clone(),
-            entry: None,
-        };
-        self.publish(staged.iter().filter(is_written).map(gone).collect());
+        let keys: Vec<_> = staged.iter().filter(is_written).collect();
+        self.drop_copies(keys.iter().map(|change| (change.db, change.key.clone())));
+    }
+
+    /// Drops the copy of a key: what is below has something else.
+    fn forget_key(&self, db: usize, key: &Bytes) {
+        self.drop_copies([(db, key.clone())].into_iter());
     }
 
     /// Drops the copies of keys that a store is being told of: by the next start it may have newer values,
     /// of which nobody has heard (SEMANTICS 15).
     pub(super) fn forget_unsettled(&self) {
-        let gone = |(db, key): (usize, Bytes)| Change {
-            db,
-            hash: self.memory.hash(&key),
-            key: (&*key).into(),
-            entry: None,
-        };
-        let changes: Vec<_> = self.turns.places().into_iter().map(gone).collect();
-        self.forget(&changes);
+        self.drop_copies(self.turns.places().into_iter());
     }
+
+    fn drop_copies(&self, keys: impl Iterator<Item = (usize, Bytes)>) {
+        let gone = |(db, key): (usize, Bytes)| {
+            let hash = self.memory.hash(&key);
+            Change { db, hash, key, entry: None, is_retiming: false }
+        };
+        let dropped = self.publish(keys.map(gone).collect(), None, &Release::default());
+        debug_assert!(dropped.is_ok(), "nothing is journaled");
+    }
+}
+
+/// Whether a change is of the cached copy alone: a deadline that limits only that (SEMANTICS 13).
+fn is_for_cache(namespace: &Namespace, change: &Change) -> bool {
+    change.is_retiming && namespace.ttl_means == TtlMeans::Cache
 }
 
 /// A write under way. When it is dropped unfinished (the store panicked), the copies go.
@@ -161,29 +325,48 @@ struct Settlement {
     cache: Arc<Inner>,
     turn: Turn,
     staged: Vec<Change>,
-    answer: Option<oneshot::Sender<Result<(), StoreError>>>,
+    /// Room in the journal, for changes that are written behind.
+    room: Option<Reservation>,
+    answer: Option<oneshot::Sender<Result<Release, Unsettled>>>,
+}
+
+/// Why a write isn't acknowledged.
+enum Unsettled {
+    Store(StoreError),
+    Journal(ClientError),
+}
+
+impl Unsettled {
+    fn client_error(&self) -> ClientError {
+        match self {
+            Self::Store(error) => error.client_error(),
+            Self::Journal(error) => error.clone(),
+        }
+    }
 }
 
 impl Settlement {
     async fn carry_out(mut self, order: Order) {
         let result = self.tell(&order).await;
         let stats = &self.cache.policies.at(order.namespace).stats;
-        match &result {
+        let release = Release::default();
+        let result = match result {
             Ok(()) => {
                 NamespaceStats::add(&stats.writes, order.changes.len() as u64);
-                self.cache.publish(std::mem::take(&mut self.staged));
+                let (staged, room) = (std::mem::take(&mut self.staged), self.room.as_mut());
+                self.cache.publish(staged, room, &release).map_err(Unsettled::Journal)
             }
-            Err(StoreError::Timeout(_)) => {
+            Err(error) => {
                 NamespaceStats::add(&stats.write_errors, 1);
-                self.cache.forget(&self.staged);
+                match error {
+                    StoreError::Timeout(_) => self.cache.forget(&self.staged),
+                    // Refused or not reached: what memory has is still what the store has.
+                    _ => self.staged.clear(),
+                }
+                Err(Unsettled::Store(error))
             }
-            Err(_) => {
-                NamespaceStats::add(&stats.write_errors, 1);
-                // Refused or not reached: what memory has is still what the store has.
-                self.staged.clear();
-            }
-        }
-        self.answer(result);
+        };
+        self.answer(result.map(|()| release));
     }
 
     /// Calls the store. Past the time limit the copies go and the client is told that the outcome is
@@ -197,13 +380,13 @@ impl Settlement {
         let late = || StoreError::Timeout("the write took too long".into());
         self.turn.set_unknown();
         self.cache.forget(&self.staged);
-        self.answer(Err(late()));
+        self.answer(Err(Unsettled::Store(late())));
         let _ = call.await;
         Err(late())
     }
 
     /// Tells the client, if it hasn't been told. It may be gone.
-    fn answer(&mut self, result: Result<(), StoreError>) {
+    fn answer(&mut self, result: Result<Release, Unsettled>) {
         if let Some(answer) = self.answer.take() {
             let _ = answer.send(result);
         }

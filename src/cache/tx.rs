@@ -89,9 +89,11 @@ pub(super) struct Held<'a> {
 pub(super) struct Change {
     pub(super) db: usize,
     pub(super) hash: u64,
-    pub(super) key: Box<[u8]>,
+    pub(super) key: Bytes,
     /// `None`: the key is deleted.
     pub(super) entry: Option<EntryRef>,
+    /// Only its deadline was changed.
+    pub(super) is_retiming: bool,
 }
 
 /// One attempt at a command, holding the stripes of its keys.
@@ -448,8 +450,8 @@ impl<'a> Tx<'a> {
         let cost = self.memory().rules().weight.of(entry.get());
         self.start.room = self.start.room.saturating_sub(cost);
         if let Some(staged) = &mut self.start.staged {
-            let (hash, key) = (key.hash, key.bytes.into());
-            staged.push(Change { db, hash, key, entry: Some(entry) });
+            let (hash, key, entry) = (key.hash, Bytes::copy_from_slice(key.bytes), Some(entry));
+            staged.push(Change { db, hash, key, entry, is_retiming: false });
             return Ok(());
         }
         self.place(key, entry)
@@ -524,7 +526,14 @@ impl<'a> Tx<'a> {
     pub fn set_deadline(&mut self, key: Key<'_>, deadline: u64) -> Result<bool, Stop> {
         let (memory, db, now) = (self.memory(), self.db, self.start.job.now);
         if deadline != 0 && deadline <= now {
-            return self.remove(key);
+            if self.start.staged.is_none() {
+                return self.remove(key);
+            }
+            let is_there = self.entry(key)?.is_some();
+            if is_there {
+                self.stage_removal(key, true);
+            }
+            return Ok(is_there);
         }
         if self.start.staged.is_none()
             && let Some(slot) = self.slot(key)?
@@ -542,7 +551,12 @@ impl<'a> Tx<'a> {
         if self.start.staged.is_none() {
             self.ensure_room(copy.get().size())?;
         }
-        self.put(key, copy).map(|()| true)
+        self.put(key, copy)?;
+        if let Some(staged) = self.start.staged.as_deref_mut().and_then(|staged| staged.last_mut())
+        {
+            staged.is_retiming = true;
+        }
+        Ok(true)
     }
 
     /// Deletes the key; false if there was none.
@@ -552,10 +566,7 @@ impl<'a> Tx<'a> {
             if self.entry(key)?.is_none() {
                 return Ok(false);
             }
-            let change = Change { db, hash: key.hash, key: key.bytes.into(), entry: None };
-            if let Some(staged) = self.start.staged.as_deref_mut() {
-                staged.push(change);
-            }
+            self.stage_removal(key, false);
             return Ok(true);
         }
         let slot = self.slot(key)?;
@@ -573,6 +584,18 @@ impl<'a> Tx<'a> {
             drop(shelf.remove(slot, memory.rules()));
         }
         Ok(is_there)
+    }
+
+    fn stage_removal(&mut self, key: Key<'_>, is_retiming: bool) {
+        let (db, hash, key) = (self.db, key.hash, Bytes::copy_from_slice(key.bytes));
+        if let Some(staged) = self.start.staged.as_deref_mut() {
+            staged.push(Change { db, hash, key, entry: None, is_retiming });
+        }
+    }
+
+    /// Takes what was staged: it isn't staged any more.
+    pub(super) fn take_staged(&mut self) -> Vec<Change> {
+        self.start.staged.take().map(std::mem::take).unwrap_or_default()
     }
 
     /// Brings a staged change into memory.

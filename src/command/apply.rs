@@ -43,6 +43,7 @@ impl Shared {
         );
         let longest = usize::try_from(settings.proto_max_bulk_len).unwrap_or(usize::MAX);
         self.cache.set_max_string(longest);
+        self.cache.set_journal_patience(settings.journal_wait);
         self.cache.set_disk_limits(settings.disk_read_timeout, settings.disk_write_rate);
         make_descriptors(settings.maxclients);
         self.slowlog.trim(settings.slowlog_max_len as usize);

@@ -3,7 +3,7 @@
 
 use super::{Args, Run, table};
 use crate::{
-    cache::{Cache, Job, Refusal, counter::Counters},
+    cache::{Cache, Job, Refusal, counter::Counters, release::Release},
     clock::Clock,
     command::row::Flags,
     policy::Policies,
@@ -70,6 +70,7 @@ impl Fixture {
             room: 0,
             touch: true,
             counters: &self.counters,
+            release: &Release::default(),
         };
         let mut out = Output::default();
         let mark = out.mark();

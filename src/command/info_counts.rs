@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::{Session, figures::ratio, info::Text, shared::Shared, table};
-use crate::policy::{Namespace, Read, Write};
+use crate::policy::Namespace;
 
 /// `# Commandstats`: the commands that were called, or refused.
 pub(super) fn commands(session: &Session, text: &mut Text) {
@@ -95,7 +95,7 @@ fn describe(namespace: &Namespace) -> String {
          usec_per_load={mean:.2},writes={},write_errors={}",
         one_word(&namespace.prefix),
         namespace.db,
-        mode(namespace),
+        namespace.mode(),
         namespace.store.as_ref().map_or("", |(name, _)| name),
         stats.writes.load(Relaxed),
         stats.write_errors.load(Relaxed)
@@ -105,15 +105,6 @@ fn describe(namespace: &Namespace) -> String {
 /// A prefix without what would end its field or the line.
 fn one_word(prefix: &[u8]) -> String {
     prefix.escape_ascii().to_string().replace(',', "\\x2c")
-}
-
-/// The shorthand of the configuration.
-fn mode(namespace: &Namespace) -> &'static str {
-    match (namespace.read, namespace.write) {
-        (Read::Aside, Write::None) => "cache-aside",
-        (Read::Through, Write::None) => "read-through",
-        (_, Write::Through) => "write-through",
-    }
 }
 
 #[cfg(test)]

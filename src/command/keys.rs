@@ -119,6 +119,7 @@ pub(super) mod testing {
         cache::{
             Cache, Job, Refusal, Use,
             counter::Counters,
+            release::Release,
             tx::{Key, Ttl, Tx},
         },
         clock::Clock,
@@ -157,7 +158,17 @@ pub(super) mod testing {
         ) -> Result<(), Refusal> {
             let (db, now, counters) = (self.db, self.now, &Counters::default());
             self.cache.attempt(
-                &Job { db, now, keys, writes: true, strict: true, room: 0, touch: true, counters },
+                &Job {
+                    db,
+                    now,
+                    keys,
+                    writes: true,
+                    strict: true,
+                    room: 0,
+                    touch: true,
+                    counters,
+                    release: &Release::default(),
+                },
                 run,
             )
         }

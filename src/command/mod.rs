@@ -67,7 +67,7 @@ use crate::{
         tx::{Key, Stop, Tx},
     },
     error::ClientError,
-    protocol::{Batch, Output, Reply, Span},
+    protocol::{Batch, Output, Reply, Resp, Span},
 };
 use session::{After, Replies};
 use shared::attention;
@@ -317,6 +317,12 @@ fn refuse(
     silence(session, mark, out);
 }
 
+/// Answers with an error, in place of a reply that was counted already.
+pub fn write_error(error: &ClientError, out: &mut Output) {
+    // An error is the same in both versions of the protocol.
+    Reply::new(out, Resp::V2).error(error);
+}
+
 /// Answers with an error, and counts it.
 fn fail(session: &Session, error: &ClientError, reply: &mut Reply<'_>) {
     session.stats.errors.add(1);
@@ -544,6 +550,7 @@ fn job_of<'a>(
         room,
         touch: !session.no_touch,
         counters: &session.stats.keys,
+        release: &session.release,
     }
 }
 

@@ -16,7 +16,7 @@ use super::{
     shared::{Shared, WorkerStats},
 };
 use crate::{
-    cache::{Cache, local::LocalCache},
+    cache::{Cache, local::LocalCache, release::Release},
     config::Settings,
     protocol::Resp,
 };
@@ -79,6 +79,8 @@ pub struct Session {
     pub monitor: Option<monitor::Lines>,
     /// The worker's own cache.
     pub local: Option<Rc<RefCell<LocalCache>>>,
+    /// What the reply of the last command waits for.
+    pub release: Release,
 }
 
 impl Session {
@@ -100,6 +102,7 @@ impl Session {
             after: After::Nothing,
             monitor: None,
             local: None,
+            release: Release::default(),
         }
     }
 

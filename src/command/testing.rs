@@ -15,6 +15,7 @@ use super::{
 use crate::{
     cache::{
         Cache, Job, Use,
+        release::Release,
         tx::{Key, Ttl},
     },
     clock::Clock,
@@ -153,6 +154,7 @@ pub fn put(session: &Session, key: &str, value: &str) {
         room: value.len() + 256,
         touch: true,
         counters: &session.stats.keys,
+        release: &Release::default(),
     };
     let set = session.cache().attempt(&job, |tx| tx.set(key, &[value.as_bytes()], Ttl::Clear));
     assert_eq!(set, Ok(()));

@@ -32,7 +32,8 @@ pub use self::{
     settings::{Change, SETTINGS, Setting, Settings},
     tables::{NAMESPACE_KEYS, NamespaceConfig, STORE_KEYS, StoreConfig, StoreKind, TableKey},
     types::{
-        BindAddress, LogLevel, MaxmemoryPolicy, Mode, OutputLimit, OutputLimits, Recover, Secret,
+        BindAddress, JournalFsync, JournalRecover, LogLevel, MaxmemoryPolicy, OutputLimit,
+        OutputLimits, Recover, Secret,
     },
 };
 

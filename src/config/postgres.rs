@@ -173,7 +173,7 @@ mod tests {
                 &format!(
                     "{URL}{sql}[[namespace]]\nprefix = 'user:'\nmode = 'write-through'\nstore = 'a'\n"
                 ),
-                "9:9: mode `write-through` needs a `save` in `[store.a]`",
+                "9:9: `write = \"through\"` needs a `save` in `[store.a]`",
             ),
             (
                 &format!(

@@ -10,7 +10,8 @@ use super::{
     kind::{Kind, Refusal, Unit, Value},
     machine,
     types::{
-        BindAddress, Field, LogLevel, MaxmemoryPolicy, OutputLimit, OutputLimits, Recover, Secret,
+        BindAddress, Field, JournalFsync, JournalRecover, LogLevel, MaxmemoryPolicy, OutputLimit,
+        OutputLimits, Recover, Secret,
     },
 };
 use crate::tier::log as disk;
@@ -20,6 +21,9 @@ const MIB: u64 = 1 << 20;
 const SIZE_MAX: u64 = i64::MAX as u64;
 /// L1 gets at most so many parts of memory.
 const LOCAL_SHARE: u64 = 50;
+/// The part of memory that unflushed changes may take where nothing is said, and its bound in bytes.
+const JOURNAL_SHARE: u64 = 4;
+const JOURNAL_MOST: u64 = 1 << 30;
 /// The part of memory that may wait to be written to disk, and its bounds in bytes.
 const QUEUE_SHARE: u64 = 32;
 const QUEUE_LEAST: u64 = 256 << 10;
@@ -188,6 +192,33 @@ settings! {
             "disk-recover" / "", Kind::Choice(Recover::NAMES), Restart;
     }
 
+    "Journal of write-behind" {
+        /// Directory of the journal; `journal` in `dir` if empty. There is one if a namespace writes behind.
+        journal_path: Option<PathBuf> = None, "journal-path" / "", Kind::Path, Restart;
+        /// When the journal is synced: `always` before a write is acknowledged, so that a power loss loses
+        /// nothing; `interval`: a power loss loses at most what was acknowledged in one interval; `never`: when
+        /// the system likes. A crash of the process alone never loses anything.
+        journal_fsync: JournalFsync = JournalFsync::Interval,
+            "journal-fsync" / "", Kind::Choice(JournalFsync::NAMES), Restart;
+        /// The interval of `journal-fsync = "interval"`.
+        journal_interval: Duration = Duration::from_millis(100),
+            "journal-interval" / "", Kind::Time(Unit::Millis, 1, INT_MAX), Restart;
+        /// Bytes of acknowledged changes that the stores may lack, at most half of `memory`; then writes wait.
+        /// 0: a quarter of `memory`, at most 1gb.
+        journal_limit: u64 = 0, "journal-limit" / "", Kind::Bytes(0, SIZE_MAX), Restart;
+        /// How long a write waits for room in the journal; then it gets `-JOURNALFULL`.
+        journal_wait: Duration = Duration::from_secs(5),
+            "journal-wait" / "", Kind::Time(Unit::Millis, 0, INT_MAX), Live;
+        /// How long a clean stop waits for the stores to take what they lack. The rest stays in the journal for
+        /// the next start.
+        journal_drain: Duration = Duration::from_secs(10),
+            "journal-drain" / "", Kind::Time(Unit::Millis, 0, INT_MAX), Live;
+        /// What a start does about a damaged journal: `strict` refuses and says where the damage is,
+        /// `best-effort` goes on behind it, and changes may be lost.
+        journal_recover: JournalRecover = JournalRecover::Strict,
+            "journal-recover" / "", Kind::Choice(JournalRecover::NAMES), Restart;
+    }
+
     "Process" {
         /// Threads that serve clients; 0 for one per core.
         workers: u32 = 0, "workers" / "", Kind::Integer(0, 1024), Restart;
@@ -288,6 +319,14 @@ impl Settings {
         self.l1.min(self.memory_limit() / LOCAL_SHARE)
     }
 
+    /// Bytes of acknowledged changes that the stores may lack.
+    pub fn journal_limit(&self) -> u64 {
+        match self.journal_limit {
+            0 => (self.memory_limit() / JOURNAL_SHARE).min(JOURNAL_MOST),
+            limit => limit,
+        }
+    }
+
     /// Bytes of entries that may wait to be written to disk.
     pub fn disk_queue(&self) -> usize {
         (self.memory_limit() / QUEUE_SHARE).clamp(QUEUE_LEAST, QUEUE_MOST) as usize
@@ -309,6 +348,9 @@ impl Settings {
         }
         if self.disk_size == 0 && self.disk_path.is_some() {
             return Some(("disk-path", "without a `disk-size` nothing is kept there"));
+        }
+        if self.journal_limit > self.memory_limit() / 2 {
+            return Some(("journal-limit", "more than half of `memory`, in which it counts"));
         }
         if self.dir.as_os_str().is_empty() {
             return Some(("dir", "empty; `.` is the directory of the start"));

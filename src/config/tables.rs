@@ -5,13 +5,15 @@ use std::{path::PathBuf, time::Duration};
 
 use toml_edit::{Item, TableLike, Value as Toml};
 
-use crate::store::breaker::Settings as Breaker;
+use crate::{
+    policy::{MODE_NAMES, Read, TtlMeans, Write, behind, mode_name, mode_named},
+    store::breaker::Settings as Breaker,
+};
 
 use super::{
     file::{Origin, Span, key_span, parse, unknown},
     kind::{Kind, Unit, Value},
     settings::{Settings, nearest, same_name},
-    types::Mode,
 };
 
 /// The longest TTL: a hundred years, in milliseconds.
@@ -53,14 +55,20 @@ pub enum StoreKind {
 pub struct NamespaceConfig {
     /// The prefix; the longest that fits a key wins, and `""` fits every key.
     pub prefix: String,
-    /// How it works with its store.
-    pub mode: Mode,
-    /// The name of its store; none with [`Mode::CacheAside`], always one otherwise.
+    /// What a miss does.
+    pub read: Read,
+    /// What a write does.
+    pub write: Write,
+    /// The name of its store; none where neither asks for one.
     pub store: Option<String>,
     /// How long a copy is fresh.
     pub ttl: Option<Duration>,
     /// By up to this percentage of it `ttl` is shorter, by chance.
     pub jitter: u8,
+    /// What a client's deadline limits.
+    pub ttl_means: TtlMeans,
+    /// With [`Write::Behind`]: how changes are brought to the store.
+    pub behind: behind::Settings,
     /// The database that it applies to.
     pub db: u32,
 }
@@ -238,16 +246,30 @@ pub static NAMESPACE_KEYS: &[TableKey] = &[
     },
     TableKey {
         name: "mode",
-        kind: Kind::Choice(Mode::NAMES),
-        default: "required",
+        kind: Kind::Choice(MODE_NAMES),
+        default: "required, or `read` and `write`",
         help: "`cache-aside`: no store, the application loads and writes. `read-through`: a miss \
-               is loaded from the store. `write-through`: that, and a write is in the store before \
-               the reply.",
+               is loaded from the store. Beside that, `write-through`: a write is in the store before the \
+               reply; `write-behind`: it is in the journal before the reply, and the store gets it later; \
+               `write-around`: it is in the store before the reply, and the cached copy goes.",
+    },
+    TableKey {
+        name: "read",
+        kind: Kind::Choice(Read::NAMES),
+        default: "by `mode`",
+        help: "What a miss does: with `aside` it is a miss, with `through` it is loaded from the store.",
+    },
+    TableKey {
+        name: "write",
+        kind: Kind::Choice(Write::NAMES),
+        default: "by `mode`",
+        help: "What a write does to the store: `none`, `through`, `behind`, `around`, as in `mode`. One that \
+               depends on the old value has it from the store, whatever `read` says.",
     },
     TableKey {
         name: "store",
         kind: Kind::Text,
-        default: "required unless `mode` is `cache-aside`",
+        default: "required unless it is cache-aside",
         help: "The name of the store.",
     },
     TableKey {
@@ -262,6 +284,45 @@ pub static NAMESPACE_KEYS: &[TableKey] = &[
         default: "0",
         help: "By up to this percentage `ttl` is shorter, by chance for each copy, so that what was \
                loaded together isn't loaded again together.",
+    },
+    TableKey {
+        name: "ttl-means",
+        kind: Kind::Choice(TtlMeans::NAMES),
+        default: "`cache` with SQL of your own, else `data`",
+        help: "What a deadline that a client sets (EXPIRE, SET EX) limits: the `data`, so that the store gets \
+               it, or the `cache`d copy alone.",
+    },
+    TableKey {
+        name: "behind-delay",
+        kind: Kind::Time(Unit::Millis, 0, TTL_MAX),
+        default: "`\"1s\"`",
+        help: "`write = \"behind\"`: how long a change waits for newer ones of its key before the store gets \
+               the newest.",
+    },
+    TableKey {
+        name: "behind-batch",
+        kind: Kind::Integer(1, 100_000),
+        default: "500",
+        help: "`write = \"behind\"`: keys that the store gets in one call at most.",
+    },
+    TableKey {
+        name: "behind-batch-bytes",
+        kind: Kind::Bytes(1, 1 << 30),
+        default: "`\"4mb\"`",
+        help: "`write = \"behind\"`: bytes after which a call takes no further key.",
+    },
+    TableKey {
+        name: "behind-tries",
+        kind: Kind::Integer(1, 1_000_000),
+        default: "8",
+        help: "`write = \"behind\"`: how often the store may refuse a change before it becomes a dead letter. \
+               A store that is down is tried for ever.",
+    },
+    TableKey {
+        name: "behind-partitions",
+        kind: Kind::Integer(1, 64),
+        default: "4",
+        help: "`write = \"behind\"`: calls that are under way at once, each with keys of its own.",
     },
     TableKey {
         name: "db",
@@ -408,13 +469,11 @@ fn read_namespace(
     if prefix.len() > MAX_PREFIX {
         return Err(table.error("prefix", "a prefix has at most 1024 bytes"));
     }
-    let mode = match table.required("mode")? {
-        Value::Choice(name) => Mode::named(name).unwrap_or(Mode::CacheAside),
-        _ => Mode::CacheAside,
-    };
-    let store = read_store_name(table, mode, stores)?;
-    if let Some(store) = stores.iter().find(|known| Some(&known.name) == store.as_ref()) {
-        check_store(table, store, mode, &prefix)?;
+    let (read, write) = read_mode(table)?;
+    let store = read_store_name(table, read, write, stores)?;
+    let store_config = stores.iter().find(|known| Some(&known.name) == store.as_ref());
+    if let Some(store) = store_config {
+        check_store(table, store, write, &prefix)?;
     }
     let ttl = match table.value("ttl")? {
         Some(Value::Time(ttl)) => ttl,
@@ -427,24 +486,101 @@ fn read_namespace(
     if jitter != 0 && ttl.is_none() {
         return Err(table.error("jitter", "`jitter` without a `ttl`"));
     }
-    Ok(NamespaceConfig { prefix, mode, store, ttl, jitter, db: read_db(table, settings)? })
+    let ttl_means = match table.value("ttl-means")? {
+        Some(Value::Choice(name)) => TtlMeans::named(name).unwrap_or_default(),
+        _ if store_config.is_some_and(|store| has_own_sql(&store.kind)) => TtlMeans::Cache,
+        _ => TtlMeans::Data,
+    };
+    let behind = read_behind(table, write)?;
+    if write == Write::Behind && ttl.is_some_and(|ttl| ttl < behind.delay) {
+        let message =
+            "`ttl` is shorter than `behind-delay`: each copy would end before it is stored";
+        return Err(table.error("ttl", message));
+    }
+    let db = read_db(table, settings)?;
+    Ok(NamespaceConfig { prefix, read, write, store, ttl, jitter, ttl_means, behind, db })
 }
 
-/// The store of a namespace: none for cache-aside, else one that exists.
+/// What a miss and a write do: by a shorthand or each by itself.
+fn read_mode(table: &Reader<'_>) -> Result<(Read, Write), String> {
+    let choice = |name| match table.value(name)? {
+        Some(Value::Choice(name)) => Ok::<_, String>(Some(name)),
+        _ => Ok(None),
+    };
+    let (mode, read, write) = (choice("mode")?, choice("read")?, choice("write")?);
+    let part = if read.is_some() { "read" } else { "write" };
+    match (mode, read, write) {
+        (Some(mode), None, None) => Ok(mode_named(mode).unwrap_or_default()),
+        (Some(_), ..) => Err(table.error(part, format!("`{part}` beside `mode`, which says it"))),
+        (None, None, None) => table.required("mode").map(|_| Default::default()),
+        (None, read, write) => Ok((
+            read.and_then(Read::named).unwrap_or_default(),
+            write.and_then(Write::named).unwrap_or_default(),
+        )),
+    }
+}
+
+/// How changes are brought to the store.
+fn read_behind(table: &Reader<'_>, write: Write) -> Result<behind::Settings, String> {
+    let is_set =
+        |key: &&TableKey| key.name.starts_with("behind-") && table.find(key.name).is_some();
+    if write != Write::Behind
+        && let Some(key) = table.keys.iter().find(is_set)
+    {
+        let message = format!("`{}` where nothing is written behind", key.name);
+        return Err(table.error(key.name, message));
+    }
+    let default = behind::Settings::default();
+    let number = |name, default: usize| match table.value(name)? {
+        Some(Value::Integer(number)) => Ok(usize::try_from(number).unwrap_or(default)),
+        _ => Ok::<_, String>(default),
+    };
+    Ok(behind::Settings {
+        delay: match table.value("behind-delay")? {
+            Some(Value::Time(Some(delay))) => delay,
+            _ => default.delay,
+        },
+        batch: number("behind-batch", default.batch)?,
+        batch_bytes: match table.value("behind-batch-bytes")? {
+            Some(Value::Bytes(bytes)) => usize::try_from(bytes).unwrap_or(default.batch_bytes),
+            _ => default.batch_bytes,
+        },
+        tries: number("behind-tries", default.tries as usize)? as u32,
+        partitions: number("behind-partitions", default.partitions)?,
+    })
+}
+
+/// The store of a namespace, one that exists; none where neither a miss nor a write asks for one.
 fn read_store_name(
     table: &Reader<'_>,
-    mode: Mode,
+    read: Read,
+    write: Write,
     stores: &[StoreConfig],
 ) -> Result<Option<String>, String> {
-    match (mode, table.text("store")?) {
-        (Mode::CacheAside, None) => Ok(None),
-        (Mode::CacheAside, Some(_)) => {
-            Err(table.error("store", "mode `cache-aside` has no store; leave out `store`"))
+    let mode = mode_name(read, write);
+    let needs_one = (read, write) != (Read::Aside, Write::None);
+    match table.text("store")? {
+        None if !needs_one => Ok(None),
+        Some(_) if !needs_one => {
+            let message = format!("mode `{mode}` has no store; leave out `store`");
+            Err(table.error("store", message))
         }
-        (mode, None) => Err(table.error("mode", format!("mode `{}` needs a `store`", mode.name()))),
-        (_, Some(name)) if stores.iter().any(|store| store.name == name) => Ok(Some(name)),
-        (_, Some(name)) => Err(table.error("store", no_such_store(&name, stores))),
+        None => Err(table.error("mode", format!("mode `{mode}` needs a `store`"))),
+        Some(name) if stores.iter().any(|store| store.name == name) => Ok(Some(name)),
+        Some(name) => Err(table.error("store", no_such_store(&name, stores))),
     }
+}
+
+/// Whether a store speaks SQL of the user's own, which mostly has no column for a deadline.
+#[cfg(feature = "postgres")]
+fn has_own_sql(kind: &StoreKind) -> bool {
+    matches!(kind, StoreKind::Postgres(options) if options.has_own_sql())
+}
+
+/// No store does.
+#[cfg(not(feature = "postgres"))]
+fn has_own_sql(_: &StoreKind) -> bool {
+    false
 }
 
 /// Refuses a store that can't do what the namespace wants of it.
@@ -452,13 +588,15 @@ fn read_store_name(
 fn check_store(
     table: &Reader<'_>,
     store: &StoreConfig,
-    mode: Mode,
+    write: Write,
     prefix: &str,
 ) -> Result<(), String> {
     let StoreKind::Postgres(options) = &store.kind else { return Ok(()) };
     let name = &store.name;
-    if let (Mode::WriteThrough, Some(key)) = (mode, options.missing_for_writes()) {
-        let message = format!("mode `{}` needs a `{key}` in `[store.{name}]`", mode.name());
+    if write != Write::None
+        && let Some(key) = options.missing_for_writes()
+    {
+        let message = format!("`write = \"{}\"` needs a `{key}` in `[store.{name}]`", write.name());
         return Err(table.error("store", message));
     }
     if options.may_hold(prefix) {
@@ -470,7 +608,7 @@ fn check_store(
 
 /// No other store refuses anything.
 #[cfg(not(feature = "postgres"))]
-fn check_store(_: &Reader<'_>, _: &StoreConfig, _: Mode, _: &str) -> Result<(), String> {
+fn check_store(_: &Reader<'_>, _: &StoreConfig, _: Write, _: &str) -> Result<(), String> {
     Ok(())
 }
 
@@ -616,10 +754,13 @@ mod tests {
         assert_eq!(config.stores[1].kind, StoreKind::Memory);
         let user = NamespaceConfig {
             prefix: "user:".into(),
-            mode: Mode::WriteThrough,
+            read: Read::Through,
+            write: Write::Through,
             store: Some("main".into()),
             ttl: Some(Duration::from_secs(600)),
             jitter: 0,
+            ttl_means: TtlMeans::Data,
+            behind: behind::Settings::default(),
             db: 0,
         };
         assert_eq!(config.namespaces[0], user);

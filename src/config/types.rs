@@ -155,14 +155,24 @@ choice! {
 }
 
 choice! {
-    /// How a namespace works with its store (SEMANTICS 18).
-    Mode {
-        /// The application loads and writes; the cache knows no store.
-        CacheAside = "cache-aside",
-        /// A miss is loaded from the store; writes stay in the cache.
-        ReadThrough = "read-through",
-        /// A miss is loaded, and a write is in the store before the reply.
-        WriteThrough = "write-through",
+    /// When the journal of write-behind is synced.
+    JournalFsync {
+        /// Before a write is acknowledged.
+        Always = "always",
+        /// At an interval.
+        Interval = "interval",
+        /// When the system likes.
+        Never = "never",
+    }
+}
+
+choice! {
+    /// What a start does about a damaged journal.
+    JournalRecover {
+        /// It refuses.
+        Strict = "strict",
+        /// It goes on behind the damage.
+        BestEffort = "best-effort",
     }
 }
 

@@ -195,6 +195,11 @@ impl std::error::Error for JournalError {}
 pub struct Position(u64);
 
 impl Position {
+    /// That of the effect with this sequence number.
+    pub(crate) fn at(sequence: u64) -> Self {
+        Self(sequence)
+    }
+
     /// The sequence number; the first is 1.
     pub fn sequence(self) -> u64 {
         self.0
@@ -376,6 +381,11 @@ impl Journal {
 
     fn failure(&self) -> JournalError {
         self.failed().unwrap_or(JournalError::Closed)
+    }
+
+    /// Whether half of the room for unacknowledged effects is taken.
+    pub fn is_half_full(&self) -> bool {
+        (self.shared.room.free() as u64) < self.shared.options.limit / 2
     }
 
     /// What it tells of itself.

@@ -90,7 +90,6 @@ impl Room {
     }
 
     /// Bytes that are free.
-    #[cfg(test)]
     pub fn free(&self) -> usize {
         self.free.available_permits()
     }

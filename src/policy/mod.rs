@@ -3,6 +3,8 @@
 //! A [`Namespace`] is a prefix in one database with its policy, its time to live and its store; the
 //! longest prefix wins. Without namespaces every key is plain cache, at no cost.
 
+pub mod behind;
+
 use std::{
     sync::{
         Arc,
@@ -16,24 +18,95 @@ use crate::{
     tier::{entry::Meta, shelf::next_random},
 };
 
-/// What a miss does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Read {
-    /// It is a miss; the application loads.
-    #[default]
-    Aside,
-    /// It loads from the store.
-    Through,
+/// A set of names of which the configuration has one.
+macro_rules! named {
+    ($(#[$doc:meta])* $type:ident {
+        $($(#[$variant_doc:meta])* $variant:ident = $name:literal),+ $(,)?
+    }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub enum $type {
+            $($(#[$variant_doc])* $variant,)+
+        }
+
+        impl $type {
+            /// The names, as the configuration has them.
+            pub const NAMES: &[&str] = &[$($name),+];
+
+            /// The name, as the configuration has it.
+            pub const fn name(self) -> &'static str {
+                Self::NAMES[self as usize]
+            }
+
+            /// What has this name.
+            pub fn named(name: &str) -> Option<Self> {
+                match name {
+                    $($name => Some(Self::$variant),)+
+                    _ => None,
+                }
+            }
+        }
+    };
 }
 
-/// What a write does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Write {
-    /// It changes the cache.
-    #[default]
-    None,
-    /// It changes the store first, then the cache, then it is answered.
-    Through,
+named! {
+    /// What a miss does.
+    Read {
+        /// It is a miss; the application loads.
+        #[default]
+        Aside = "aside",
+        /// It loads from the store.
+        Through = "through",
+    }
+}
+
+named! {
+    /// What a write does.
+    Write {
+        /// It changes the cache.
+        #[default]
+        None = "none",
+        /// It changes the store first, then the cache, then it is answered.
+        Through = "through",
+        /// It is journaled, changes the cache and is answered; the store gets it later.
+        Behind = "behind",
+        /// It changes the store; the cached copy goes.
+        Around = "around",
+    }
+}
+
+named! {
+    /// What a deadline that a client sets (EXPIRE, SET EX) limits (SEMANTICS 13).
+    TtlMeans {
+        /// The data: the store gets it, and what is past it is gone.
+        #[default]
+        Data = "data",
+        /// The cached copy alone: the store doesn't learn of it.
+        Cache = "cache",
+    }
+}
+
+/// The shorthands for what a miss and a write do (SEMANTICS 18).
+const MODES: [(&str, Read, Write); 5] = [
+    ("cache-aside", Read::Aside, Write::None),
+    ("read-through", Read::Through, Write::None),
+    ("write-through", Read::Through, Write::Through),
+    ("write-behind", Read::Through, Write::Behind),
+    ("write-around", Read::Through, Write::Around),
+];
+
+/// The names of the shorthands.
+pub const MODE_NAMES: &[&str] = &[MODES[0].0, MODES[1].0, MODES[2].0, MODES[3].0, MODES[4].0];
+
+/// What a shorthand stands for.
+pub fn mode_named(name: &str) -> Option<(Read, Write)> {
+    MODES.iter().find(|mode| mode.0 == name).map(|mode| (mode.1, mode.2))
+}
+
+/// The shorthand for what a miss and a write do; where there is none, both names.
+pub fn mode_name(read: Read, write: Write) -> String {
+    let mode = MODES.iter().find(|mode| (mode.1, mode.2) == (read, write));
+    mode.map_or_else(|| format!("{}/{}", read.name(), write.name()), |mode| mode.0.to_owned())
 }
 
 /// What happened below the cache in one namespace.
@@ -74,13 +147,44 @@ pub struct Namespace {
     /// By up to this percentage of it `ttl` is shorter, by chance, so that what came together doesn't end
     /// together.
     pub jitter: u8,
+    /// What a client's deadline limits.
+    pub ttl_means: TtlMeans,
     /// The store and its name.
     pub store: Option<(Box<str>, Arc<dyn Store>)>,
+    /// With [`Write::Behind`]: how changes are brought to the store.
+    pub behind: behind::Settings,
+    /// With [`Write::Behind`], once the journal is open: its unflushed changes.
+    pub line: Option<Arc<behind::Line>>,
     /// What happened below.
     pub stats: NamespaceStats,
 }
 
 impl Namespace {
+    /// The name of what a miss and a write do, as the configuration has it.
+    pub fn mode(&self) -> String {
+        mode_name(self.read, self.write)
+    }
+
+    /// Whether a command that reads a key that isn't in memory has to ask below: the store, or what the
+    /// store doesn't have yet.
+    #[inline]
+    pub fn is_read_below(&self) -> bool {
+        self.read == Read::Through || self.write == Write::Behind
+    }
+
+    /// Whether the old value of a key that isn't in memory is in the store: a write that depends on it
+    /// asks for it, whatever reads do (SEMANTICS 3).
+    #[inline]
+    pub fn has_old_value(&self) -> bool {
+        self.read == Read::Through || self.write != Write::None
+    }
+
+    /// Whether a write has to go to the store before it is answered.
+    #[inline]
+    pub fn writes_to_store(&self) -> bool {
+        matches!(self.write, Write::Through | Write::Around)
+    }
+
     /// How long a copy of a key that comes now is good for, in milliseconds.
     fn ttl(&self, key: &[u8], now: u64) -> Option<u64> {
         let ttl = self.ttl?.as_millis() as u64;
@@ -95,40 +199,57 @@ impl Namespace {
 
 /// All namespaces, the longest prefix first.
 #[derive(Default)]
-pub struct Policies(Vec<Namespace>);
+pub struct Policies {
+    namespaces: Vec<Namespace>,
+    behind: Option<Arc<behind::Behind>>,
+}
 
 impl Policies {
     /// Namespaces in any order.
     pub fn new(mut namespaces: Vec<Namespace>) -> Self {
         namespaces.sort_by_key(|namespace| std::cmp::Reverse(namespace.prefix.len()));
-        Self(namespaces)
+        Self { namespaces, behind: None }
     }
 
     /// Whether every key is plain cache.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.namespaces.is_empty()
     }
 
     /// All namespaces, the longest prefix first.
     pub fn iter(&self) -> impl Iterator<Item = &Namespace> {
-        self.0.iter()
+        self.namespaces.iter()
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Namespace> {
+        self.namespaces.iter_mut()
+    }
+
+    /// What is written behind, if a namespace does that and the journal is open.
+    #[inline]
+    pub fn behind(&self) -> Option<&Arc<behind::Behind>> {
+        self.behind.as_ref()
     }
 
     /// The namespace of a key.
     #[inline]
     pub fn of(&self, db: usize, key: &[u8]) -> Option<&Namespace> {
-        self.0.iter().find(|namespace| namespace.db == db && key.starts_with(&namespace.prefix))
+        self.namespaces
+            .iter()
+            .find(|namespace| namespace.db == db && key.starts_with(&namespace.prefix))
     }
 
     /// The number of a key's namespace, for those that must not borrow.
     pub fn index_of(&self, db: usize, key: &[u8]) -> Option<usize> {
-        self.0.iter().position(|namespace| namespace.db == db && key.starts_with(&namespace.prefix))
+        self.namespaces
+            .iter()
+            .position(|namespace| namespace.db == db && key.starts_with(&namespace.prefix))
     }
 
     /// A namespace by its number.
     pub fn at(&self, index: usize) -> &Namespace {
-        &self.0[index]
+        &self.namespaces[index]
     }
 
     /// Adds to a new entry what its namespace says of its life.

@@ -129,6 +129,18 @@ impl Output {
         }
     }
 
+    /// Takes what came after `mark` out, as an output of its own.
+    pub fn split_off(&mut self, mark: Mark) -> Self {
+        let mut rest = Self {
+            bytes: self.bytes.split_off(mark.bytes),
+            splices: self.splices.drain(mark.splices..).collect(),
+            ..Self::default()
+        };
+        rest.rebase(&Sent { bytes: mark.bytes, splices: 0, of_next: 0 });
+        self.spliced = mark.spliced;
+        rest
+    }
+
     /// Appends bytes as they are.
     #[inline]
     pub fn extend(&mut self, bytes: &[u8]) {
@@ -178,6 +190,19 @@ impl Output {
         });
         let tail = self.splices.last().map_or(0, |splice| splice.at);
         spliced.chain(iter::once(&self.bytes[tail..]))
+    }
+
+    /// Appends a copy of a part of it to another.
+    pub fn copy(&self, part: Range<usize>, to: &mut Self) {
+        let mut left = part.len();
+        for chunk in self.chunks(part.start) {
+            if left == 0 {
+                break;
+            }
+            let chunk = &chunk[..chunk.len().min(left)];
+            to.extend(chunk);
+            left -= chunk.len();
+        }
     }
 
     /// Takes what follows the first `from` bytes, those which were sent, and is empty after.

@@ -7,7 +7,7 @@
 
 use std::{io, mem, ops::Range, rc::Rc, sync::atomic::Ordering::Relaxed, time::Duration};
 
-use super::outbox::Channel;
+use super::{held::Held, outbox::Channel};
 use crate::{
     cache::charge::Charge,
     command::{self, Args, Errand, Found, Next, Session, session::After, table::Entry},
@@ -51,6 +51,8 @@ pub(super) enum Step {
 pub(super) struct Connection {
     pub(super) session: Session,
     pub(super) channel: Rc<Channel>,
+    /// Replies of this turn that wait for the journal.
+    pub(super) held: Option<Box<Held>>,
     scanner: Scanner,
     /// The bytes of requests that are not complete or not yet carried out.
     tail: Vec<u8>,
@@ -75,6 +77,7 @@ impl Connection {
         Self {
             session,
             channel,
+            held: None,
             scanner: Scanner::default(),
             tail: Vec::new(),
             charge,
@@ -197,7 +200,7 @@ impl Connection {
     ) -> Option<(Step, usize)> {
         let limit = out.len() + self.output_limit();
         out.set_limit(limit);
-        let mark = out.mark();
+        let (mark, origin) = (out.mark(), out.len());
         let mut start = 0;
         let last = requests.end;
         for at in requests {
@@ -221,6 +224,10 @@ impl Connection {
                         end,
                     ));
                 }
+            }
+            if !self.session.release.is_free() {
+                let held = self.held.get_or_insert_default();
+                held.add(&self.session.release, before - origin..out.len() - origin);
             }
             start = end;
             if before > limit || out.is_cut() {
@@ -281,6 +288,10 @@ impl Connection {
 
     /// Waits, away from its seat, until it may go on; `false` if it is over.
     pub(super) async fn wait(&mut self, step: Step) -> bool {
+        if let Some(held) = self.held.take() {
+            let replies = held.released(self.session.cache()).await;
+            self.channel.send(replies);
+        }
         match step {
             Step::Rest | Step::Again => {}
             Step::Below(errands) => return self.go_below(errands).await,

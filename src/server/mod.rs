@@ -8,6 +8,7 @@
 mod accept;
 mod alarm;
 mod connection;
+mod held;
 mod machine;
 mod outbox;
 mod stream;
@@ -38,14 +39,16 @@ use crate::{
     cache::{Cache, warm::Save},
     clock::Clock,
     command::shared::{Shared, ShutdownRequest, WorkerStats},
-    config::{self, Config, Live, Mode, NamespaceConfig, Settings, StoreConfig, StoreKind},
+    config::{self, Config, Live, NamespaceConfig, Settings, StoreConfig, StoreKind},
     error::Error,
-    policy::{Namespace, NamespaceStats, Policies, Read, Write},
+    journal,
+    policy::{Namespace, Policies, Write, behind::Behind},
     store::{
         self, Store,
         breaker::{Breaker, guarded},
     },
     tier::{
+        disk::real::Real,
         eviction::Eviction,
         log::{self, Log},
         memory::Options,
@@ -160,7 +163,7 @@ impl Server {
             let store = namespace.store.as_ref().map_or("no store".into(), |(name, store)| {
                 format!("store {name} ({})", store.kind())
             });
-            text += &format!("  prefix \"{prefix}\": {}, {store}\n", mode_name(namespace));
+            text += &format!("  prefix \"{prefix}\": {}, {store}\n", namespace.mode());
         }
         text
     }
@@ -190,6 +193,7 @@ impl Server {
             .into_iter()
             .map(|worker| worker.join(limit.saturating_sub(started.elapsed()) + LAST_SECOND))
             .collect();
+        drain(&self.shared, &self.background);
         if joined.into_iter().all(|has_ended| has_ended) {
             save(&self.shared, self.run, &request);
         } else {
@@ -219,14 +223,6 @@ fn save(shared: &Shared, run: u64, request: &ShutdownRequest) {
             }
         }
         Err(why) => tracing::warn!("memory was not saved: {why}"),
-    }
-}
-
-fn mode_name(namespace: &Namespace) -> &'static str {
-    match (namespace.read, namespace.write) {
-        (Read::Aside, _) => Mode::CacheAside.name(),
-        (Read::Through, Write::None) => Mode::ReadThrough.name(),
-        (Read::Through, Write::Through) => Mode::WriteThrough.name(),
     }
 }
 
@@ -407,11 +403,6 @@ fn policies(config: &Config) -> Result<(Policies, Vec<Breaker>), Error> {
         stores.insert(name, store);
     }
     let namespace = |config: &NamespaceConfig| {
-        let (read, write) = match config.mode {
-            Mode::CacheAside => (Read::Aside, Write::None),
-            Mode::ReadThrough => (Read::Through, Write::None),
-            Mode::WriteThrough => (Read::Through, Write::Through),
-        };
         let store = config
             .store
             .as_deref()
@@ -419,15 +410,56 @@ fn policies(config: &Config) -> Result<(Policies, Vec<Breaker>), Error> {
         Namespace {
             prefix: config.prefix.as_bytes().into(),
             db: config.db as usize,
-            read,
-            write,
+            read: config.read,
+            write: config.write,
             ttl: config.ttl,
             jitter: config.jitter,
+            ttl_means: config.ttl_means,
             store,
-            stats: NamespaceStats::default(),
+            behind: config.behind.clone(),
+            ..Namespace::default()
         }
     };
-    Ok((Policies::new(config.namespaces.iter().map(namespace).collect()), breakers))
+    let mut policies = Policies::new(config.namespaces.iter().map(namespace).collect());
+    if policies.iter().any(|namespace| namespace.write == Write::Behind) {
+        open_journal(&config.settings, &mut policies)?;
+    }
+    Ok((policies, breakers))
+}
+
+/// Opens the journal of the namespaces that write behind, and takes up what is left in it.
+fn open_journal(settings: &Settings, policies: &mut Policies) -> Result<(), Error> {
+    let path = settings.journal_path.clone().unwrap_or_else(|| settings.dir.join("journal"));
+    let options = journal::Options {
+        fsync: match settings.journal_fsync {
+            config::JournalFsync::Always => journal::Fsync::Always,
+            config::JournalFsync::Interval => journal::Fsync::Interval(settings.journal_interval),
+            config::JournalFsync::Never => journal::Fsync::Never,
+        },
+        limit: settings.journal_limit(),
+        recover: match settings.journal_recover {
+            config::JournalRecover::Strict => journal::Recover::Strict,
+            config::JournalRecover::BestEffort => journal::Recover::BestEffort,
+        },
+        ..journal::Options::new(path)
+    };
+    let (dead, disk, clock) = (settings.dir.join("dead"), Arc::new(Real), Clock::default());
+    Behind::open(policies, options, dead, disk, clock)
+}
+
+/// Brings what the stores lack to them, within a limit.
+fn drain(shared: &Shared, background: &Runtime) {
+    let Some(behind) = shared.cache.policies().behind() else { return };
+    let limit = shared.live.get().journal_drain;
+    let left = background.block_on(behind.end(limit));
+    if left > 0 {
+        tracing::warn!(
+            "{left} changes that their stores lack stay in the journal for the next start"
+        );
+    }
+    if let Err(why) = behind.journal().close() {
+        tracing::error!("the journal: {why}");
+    }
 }
 
 fn shared(

@@ -85,7 +85,13 @@ impl Channel {
         if from == end || self.broken.get() {
             return;
         }
-        let rest = if last { out.take_rest(from) } else { copy(out, from, end) };
+        let rest = if last {
+            out.take_rest(from)
+        } else {
+            let mut rest = Output::default();
+            out.copy(from..end, &mut rest);
+            rest
+        };
         self.pending.borrow_mut().append(rest);
         self.note_pending();
     }
@@ -193,19 +199,6 @@ impl Channel {
             self.drained.notified().await;
         }
     }
-}
-
-fn copy(out: &Output, from: usize, end: usize) -> Output {
-    let (mut rest, mut left) = (Output::default(), end - from);
-    for chunk in out.chunks(from) {
-        let chunk = &chunk[..chunk.len().min(left)];
-        rest.extend(chunk);
-        left -= chunk.len();
-        if left == 0 {
-            break;
-        }
-    }
-    rest
 }
 
 /// The replies of one turn of a worker.

@@ -163,6 +163,7 @@ impl Part {
             Err(_) => {
                 tracing::error!("client {}: a command panicked", connection.session.client.addr);
                 out.truncate(mark);
+                connection.held = None;
                 (self.step, self.consumed) = (Step::Drop, buf.len());
             }
         }
@@ -182,7 +183,9 @@ impl Part {
         if connection.keeps_too_much() {
             self.step = Step::Close;
         }
-        if out.len() != before {
+        if let Some(held) = &mut connection.held {
+            held.out = out.split_off(mark);
+        } else if out.len() != before {
             let has_references = out.has_splices_behind(mark);
             outbox.post(&connection.channel, has_references);
         }

@@ -361,11 +361,12 @@ impl Local {
             let client = connection.session.client.clone();
             spawn_local(show_lines(connection.channel.clone(), client, lines));
         }
+        let is_held = connection.held.is_some();
         match step {
-            Step::Rest => self.take_seat(key, connection, false),
-            Step::Again => self.take_seat(key, connection, true),
+            Step::Rest if !is_held => self.take_seat(key, connection, false),
+            Step::Again if !is_held => self.take_seat(key, connection, true),
             Step::Drop => self.close(key),
-            Step::Close if !connection.channel.is_pending() => self.close(key),
+            Step::Close if !is_held && !connection.channel.is_pending() => self.close(key),
             step => {
                 let local = self.clone();
                 let paused = matches!(step, Step::Pause);

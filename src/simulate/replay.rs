@@ -12,6 +12,7 @@ use crate::{
         Cache, Job, Refusal, Use,
         counter::Counters,
         local::LocalCache,
+        release::Release,
         tx::{Key, Stop, Ttl, Tx},
     },
     clock::Clock,
@@ -148,7 +149,13 @@ impl Replay {
         tier.bytes += bytes.unwrap_or(size) as u64;
         if matches!(place, Place::Disk | Place::Nowhere) {
             let keys = [(key, Use::Read)];
-            self.local.note_arrival(&job(self.clock.now(), &keys, 0, &self.counters));
+            self.local.note_arrival(&job(
+                self.clock.now(),
+                &keys,
+                0,
+                &self.counters,
+                &Release::default(),
+            ));
         }
         if let Some(below) = &mut self.below {
             below.write(self.cache.memory())?;
@@ -163,8 +170,9 @@ impl Replay {
     /// value is.
     fn get(&mut self, key: Key<'_>) -> Result<(Place, Option<usize>), Error> {
         let Self { cache, local, counters, clock, .. } = self;
+        let release = &Release::default();
         let keys = [(key, Use::Read)];
-        let job = job(clock.now(), &keys, 0, counters);
+        let job = job(clock.now(), &keys, 0, counters, release);
         let local_hits = counters.local_hits.get();
         let mut found = None;
         let mut run = |tx: &mut Tx<'_>| -> Result<(), Stop> {
@@ -201,6 +209,7 @@ impl Replay {
     /// Brings a key from disk into memory, as a flight does, and counts the hit there.
     fn promote(&mut self, key: Key<'_>) -> Result<Option<(usize, bool)>, Error> {
         let Self { cache, below, counters, clock, .. } = self;
+        let release = &Release::default();
         let Some(below) = below else { return Ok(None) };
         let (memory, now) = (cache.memory(), clock.now());
         let ticket = memory.ticket(0, key.hash);
@@ -216,13 +225,15 @@ impl Replay {
         if found.is_some() {
             let keys = [(key, Use::Read)];
             // Where there was no room for it, it is read and not kept.
-            let _ = cache.attempt(&job(now, &keys, 0, counters), |tx| tx.string(key).map(drop));
+            let _ = cache
+                .attempt(&job(now, &keys, 0, counters, release), |tx| tx.string(key).map(drop));
         }
         Ok(found)
     }
 
     fn set(&mut self, key: Key<'_>, size: usize) -> Result<(), Error> {
         let Self { cache, below, counters, clock, value, refused, .. } = self;
+        let release = &Release::default();
         let room = entry_size(key.bytes.len(), size, &Meta { access: Some(0), ..Meta::default() });
         if cache.memory().rules().weight == Weight::Bytes && room > cache.memory().rules().limit() {
             *refused += 1;
@@ -230,7 +241,8 @@ impl Replay {
         }
         fill(value, key.bytes, size);
         let keys = [(key, Use::Blind)];
-        let job = Job { writes: true, strict: true, ..job(clock.now(), &keys, room, counters) };
+        let job =
+            Job { writes: true, strict: true, ..job(clock.now(), &keys, room, counters, release) };
         for _ in 0..TRIES {
             match cache.attempt(&job, |tx| tx.set(key, &[value], Ttl::Clear)) {
                 Ok(()) => return Ok(()),
@@ -285,8 +297,14 @@ impl Below {
     }
 }
 
-fn job<'a>(now: u64, keys: &'a [(Key<'a>, Use)], room: usize, counters: &'a Counters) -> Job<'a> {
-    Job { db: 0, now, keys, writes: false, room, strict: false, touch: true, counters }
+fn job<'a>(
+    now: u64,
+    keys: &'a [(Key<'a>, Use)],
+    room: usize,
+    counters: &'a Counters,
+    release: &'a Release,
+) -> Job<'a> {
+    Job { db: 0, now, keys, writes: false, room, strict: false, touch: true, counters, release }
 }
 
 /// Makes a value that tells whose it is: its key and a line end, again and again.

@@ -50,6 +50,7 @@ struct State {
     delays: [Duration; 3],
     loaded: Vec<Bytes>,
     applied: Vec<Bytes>,
+    refused: Vec<Bytes>,
 }
 
 #[derive(Default)]
@@ -85,10 +86,16 @@ impl Faults {
         self.plan(op, 1, times, error, true);
     }
 
+    /// Changes of this key are refused until [`Faults::clear`], and with them all of their call.
+    pub fn refuse(&self, key: &[u8]) {
+        self.0.state.lock().refused.push(Bytes::copy_from_slice(key));
+    }
+
     /// No call fails any more, none is delayed, and those that hang go on.
     pub fn clear(&self) {
         let mut state = self.0.state.lock();
         state.plans.clear();
+        state.refused.clear();
         state.delays = Default::default();
         drop(state);
         [Op::Load, Op::Apply, Op::Ping].into_iter().for_each(|op| self.release(op));
@@ -196,6 +203,10 @@ impl Store for FaultyStore {
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
             let lost = self.faults.enter(Op::Apply).await?;
+            let is_refused = |key: &Bytes| self.faults.0.state.lock().refused.contains(key);
+            if changes.iter().any(|(key, _)| is_refused(key)) {
+                return Err(StoreError::Refused("not this key".into()));
+            }
             self.inner.apply(changes).await?;
             note(&mut self.faults.0.state.lock().applied, changes.iter().map(|(key, _)| key));
             lost.map_or(Ok(()), Err)

@@ -2,6 +2,7 @@
 //! with a hand-set clock over a memory store whose calls fail, hang and lose their answers as told.
 
 mod alike;
+mod behind;
 mod faults;
 mod loads;
 mod restarts;
@@ -17,6 +18,7 @@ use tokio::runtime::Handle;
 use super::{
     Ahead, Cache, Job, Refusal, Use,
     counter::Counters,
+    release::Release,
     tx::{Key, Stop, Ttl, Tx},
 };
 use crate::{
@@ -109,6 +111,7 @@ impl Bench {
     ) -> Result<T, String> {
         let keys: Vec<_> = keys.iter().map(|(key, use_)| (self.key(key), *use_)).collect();
         let writes = keys.iter().any(|(_, use_)| *use_ != Use::Read);
+        let release = Release::default();
         let job = Job {
             db,
             now: self.clock.now(),
@@ -118,10 +121,13 @@ impl Bench {
             room: 0,
             touch: true,
             counters: &self.counters,
+            release: &release,
         };
         let mut result = None;
         let mut run = |tx: &mut Tx<'_>| command(tx).map(|value| result = Some(value));
         carry_out(&self.cache, &job, &mut run).await?;
+        let released = self.cache.released(&release).await;
+        released.map_err(|error| error.text().to_owned())?;
         Ok(result.expect("the command ran"))
     }
 

@@ -205,6 +205,7 @@ impl<'a> Local<'a> {
             room: 0,
             touch: true,
             counters: &self.bench.counters,
+            release: &Release::default(),
         };
         let mut found = None;
         let mut run = |tx: &mut Tx<'_>| {

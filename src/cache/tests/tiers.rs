@@ -92,6 +92,7 @@ impl Tiers {
             room: if writes { 5_000 } else { 0 },
             touch: true,
             counters: &self.counters,
+            release: &Release::default(),
         };
         let mut result = None;
         let mut run = |tx: &mut Tx<'_>| command(tx).map(|value| result = Some(value));

@@ -165,6 +165,11 @@ impl PostgresOptions {
         Ok(())
     }
 
+    /// Whether it speaks SQL of the user's own.
+    pub fn has_own_sql(&self) -> bool {
+        matches!(self.layout, Layout::Sql(_))
+    }
+
     /// Which statement is missing for writes, if any.
     pub fn missing_for_writes(&self) -> Option<&'static str> {
         match &self.layout {

@@ -155,7 +155,8 @@ impl TableStore {
 }
 
 fn is_there(error: &tokio_postgres::Error) -> bool {
-    let codes = [&SqlState::UNIQUE_VIOLATION, &SqlState::DUPLICATE_TABLE];
+    let codes =
+        [&SqlState::UNIQUE_VIOLATION, &SqlState::DUPLICATE_TABLE, &SqlState::DUPLICATE_OBJECT];
     error.code().is_some_and(|code| codes.contains(&code))
 }
 

@@ -1,0 +1,45 @@
+//! Replies that wait until what they tell of is durable.
+
+use std::ops::Range;
+
+use crate::{
+    cache::{Cache, release::Release},
+    command,
+    protocol::Output,
+};
+
+/// The replies of one connection in one turn, of which some wait for the journal: one wait for a whole
+/// pipeline (SEMANTICS 20).
+#[derive(Default)]
+pub(super) struct Held {
+    release: Release,
+    /// The replies that wait, as places in the output.
+    waiting: Vec<Range<usize>>,
+    /// All replies, those that wait and the others, in their order.
+    pub(super) out: Output,
+}
+
+impl Held {
+    /// Notes that a reply waits.
+    pub(super) fn add(&mut self, release: &Release, reply: Range<usize>) {
+        self.release.take_over(release);
+        self.waiting.push(reply);
+    }
+
+    /// Waits; then returns the replies. Those that can't be vouched for are errors instead.
+    pub(super) async fn released(self, cache: &Cache) -> Output {
+        let Err(error) = cache.released(&self.release).await else { return self.out };
+        let mut out = Output::default();
+        let mut from = 0;
+        for reply in self.waiting {
+            self.out.copy(from..reply.start, &mut out);
+            // A client that wants no replies gets none.
+            if !reply.is_empty() {
+                command::write_error(&error, &mut out);
+            }
+            from = reply.end;
+        }
+        self.out.copy(from..self.out.len(), &mut out);
+        out
+    }
+}
