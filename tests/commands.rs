@@ -45,6 +45,14 @@ const REQUESTS: &[(&str, &str)] = &[
     ("LARDER.BREAKER OPEN main", "++"),
     ("LARDER.BREAKER CLOSE main", "++"),
     ("LARDER.BREAKER RESET main", "++"),
+    ("LARDER.NAMESPACE HELP", "**"),
+    ("LARDER.NAMESPACE LIST", "**"),
+    ("LARDER.NAMESPACE INFO k", "$_"),
+    ("LARDER.FLUSH", "++"),
+    ("LARDER.DEADLETTER HELP", "**"),
+    ("LARDER.DEADLETTER LIST", "**"),
+    ("LARDER.DEADLETTER RETRY ALL", "**"),
+    ("LARDER.DEADLETTER DROP ALL", "::"),
     ("LARDER.STATS", "*%"),
     ("LARDER.TIER k", "$_"),
     ("ROLE", "**"),
@@ -133,8 +141,17 @@ const REQUESTS: &[(&str, &str)] = &[
 ];
 
 /// Names without a function of their own: their subcommands are called.
-const CONTAINERS: &[&str] =
-    &["client", "config", "larder.breaker", "latency", "memory", "object", "slowlog"];
+const CONTAINERS: &[&str] = &[
+    "client",
+    "config",
+    "larder.breaker",
+    "larder.deadletter",
+    "larder.namespace",
+    "latency",
+    "memory",
+    "object",
+    "slowlog",
+];
 /// What the test asks apart.
 const APART: &[&str] = &["monitor", "quit", "shutdown"];
 

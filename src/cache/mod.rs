@@ -9,6 +9,7 @@
 mod below;
 pub mod charge;
 pub mod counter;
+mod dead;
 mod flight;
 mod job;
 mod landing;
@@ -41,6 +42,7 @@ use crate::{
     tier::memory::{Memory, NoRoom, Options},
 };
 use counter::Counters;
+pub use dead::Retried;
 use flight::{FetchError, Pin};
 use release::Release;
 use settle::Staging;

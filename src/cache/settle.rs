@@ -232,22 +232,26 @@ impl Inner {
         // The store has them: without room they are dropped instead.
         let has_room =
             self.memory.make_room(staged.iter().map(cost).sum(), stripe, now, &[]).is_ok();
-        let counters = Counters::default();
+        let hashes: Vec<u64> = staged.iter().map(|change| change.hash).collect();
+        self.holding(&hashes, |tx| self.publish_in(tx, staged, has_room, room, release))
+    }
+
+    /// Does something while the stripes of these keys are held.
+    pub(super) fn holding<T>(&self, hashes: &[u64], act: impl FnOnce(&mut Tx<'_>) -> T) -> T {
+        let (counters, release) = (Counters::default(), Release::default());
         let job = Job {
             db: 0,
-            now,
+            now: self.clock.now(),
             keys: &[],
             writes: true,
             strict: true,
             room: 0,
             touch: false,
             counters: &counters,
-            release,
+            release: &release,
         };
         let start = Start { cache: self, job: &job, pins: &[], staged: None, room: 0 };
-        let hashes: Vec<u64> = staged.iter().map(|change| change.hash).collect();
-        let mut tx = Tx::begin(start, hashes.into_iter());
-        self.publish_in(&mut tx, staged, has_room, room, release)
+        act(&mut Tx::begin(start, hashes.iter().copied()))
     }
 
     /// The same, where the stripes of all changes are held.

@@ -14,7 +14,7 @@ use rustix::system::uname;
 use super::{
     Args, Session, allocator, breaker_command,
     figures::{CpuFigures, MemoryFigures, human, ratio, system_memory},
-    info_counts,
+    info_counts, namespace_command,
     row::{Row, Run},
     server::{ANYWHERE, SUB},
     tiers,
@@ -98,7 +98,7 @@ const SECTIONS: &[Section] = &[
     section("Cluster", Shown::Default, |_, text| text.field("cluster_enabled", 0)),
     section("Keyspace", Shown::Default, info_counts::keyspace),
     section("Tiers", Shown::Default, tiers::info),
-    section("Namespaces", Shown::Default, info_counts::namespaces),
+    section("Namespaces", Shown::Default, namespace_command::info),
     section("Stores", Shown::Default, breaker_command::info),
 ];
 

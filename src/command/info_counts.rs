@@ -1,9 +1,6 @@
 //! INFO's sections of one line for each command, error, database or namespace.
 
-use std::sync::atomic::Ordering::Relaxed;
-
 use super::{Session, figures::ratio, info::Text, shared::Shared, table};
-use crate::policy::Namespace;
 
 /// `# Commandstats`: the commands that were called, or refused.
 pub(super) fn commands(session: &Session, text: &mut Text) {
@@ -78,43 +75,10 @@ pub(super) fn keyspace(session: &Session, text: &mut Text) {
     }
 }
 
-/// `# Namespaces`: what happened between cache and store, by prefix.
-pub(super) fn namespaces(session: &Session, text: &mut Text) {
-    for (number, namespace) in session.cache().policies().iter().enumerate() {
-        text.field(&format!("namespace{number}"), describe(namespace));
-    }
-}
-
-fn describe(namespace: &Namespace) -> String {
-    let stats = &namespace.stats;
-    let loads = stats.loads.load(Relaxed);
-    let load_errors = stats.load_errors.load(Relaxed);
-    let mean = ratio(stats.load_micros.load(Relaxed), loads + load_errors);
-    format!(
-        "prefix={},db={},mode={},store={},loads={loads},load_errors={load_errors},\
-         usec_per_load={mean:.2},writes={},write_errors={}",
-        one_word(&namespace.prefix),
-        namespace.db,
-        namespace.mode(),
-        namespace.store.as_ref().map_or("", |(name, _)| name),
-        stats.writes.load(Relaxed),
-        stats.write_errors.load(Relaxed)
-    )
-}
-
-/// A prefix without what would end its field or the line.
-fn one_word(prefix: &[u8]) -> String {
-    prefix.escape_ascii().to_string().replace(',', "\\x2c")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        command::testing::{call, put, session, session_with},
-        config::Config,
-        policy::{NamespaceStats, Policies},
-    };
+    use crate::command::testing::{call, put, session};
 
     #[test]
     fn time_is_measured_or_estimated() {
@@ -143,18 +107,11 @@ mod tests {
     }
 
     #[test]
-    fn databases_and_namespaces() {
-        let namespace = Namespace { prefix: b"a,\n:"[..].into(), ..Namespace::default() };
-        NamespaceStats::add(&namespace.stats.loads, 4);
-        NamespaceStats::add(&namespace.stats.load_micros, 10);
-        let policies = Policies::new(vec![namespace]);
-        let (mut session, _requests) = session_with(&Config::default(), policies);
+    fn databases() {
+        let mut session = session();
         session.select(3);
         put(&session, "a", "x");
-        let reply = call(&mut session, &["INFO", "keyspace", "namespaces"]);
+        let reply = call(&mut session, &["INFO", "keyspace"]);
         assert!(reply.contains("# Keyspace\r\ndb3:keys=1,expires=0,avg_ttl=0\r\n"), "{reply}");
-        let line = "namespace0:prefix=a\\x2c\\n:,db=0,mode=cache-aside,store=,loads=4,\
-                    load_errors=0,usec_per_load=2.50,writes=0,write_errors=0\r\n";
-        assert!(reply.contains(line), "{reply}");
     }
 }

@@ -6,8 +6,9 @@
 use std::sync::LazyLock;
 
 use super::{
-    bitfield, bits, breaker_command, connection, dump, expire, keys, keyspace, lcs, object,
-    relocate, row::Row, scan, server, strings, strings_many, strings_number, strings_range, tiers,
+    bitfield, bits, breaker_command, connection, dead_letter_command, dump, expire, keys, keyspace,
+    lcs, namespace_command, object, relocate, row::Row, scan, server, strings, strings_many,
+    strings_number, strings_range, tiers,
 };
 
 /// A row and its place among all rows, subcommands included.
@@ -69,6 +70,8 @@ fn families() -> impl Iterator<Item = &'static Row> {
         bitfield::ROWS,
         tiers::ROWS,
         breaker_command::ROWS,
+        namespace_command::ROWS,
+        dead_letter_command::ROWS,
     ]
     .into_iter()
     .flatten()

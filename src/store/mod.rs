@@ -67,7 +67,7 @@ impl Change {
     }
 
     /// The bytes of the value; 0 for a delete.
-    fn value_len(&self) -> usize {
+    pub fn value_len(&self) -> usize {
         match self {
             Self::Put(record) => record.value.len(),
             Self::Delete { .. } => 0,
