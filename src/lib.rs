@@ -7,6 +7,8 @@ pub mod clock;
 pub mod command;
 #[cfg(feature = "server")]
 pub mod config;
+#[cfg(feature = "server")]
+pub mod dead_letter;
 pub mod error;
 pub mod journal;
 #[cfg(feature = "server")]

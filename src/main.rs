@@ -25,6 +25,9 @@ pub static MALLOC_CONF: &[u8; 199] = b"thp:always,metadata_thp:auto,dirty_decay_
 
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().collect();
+    if args.get(1).is_some_and(|word| word == larder::dead_letter::WORD) {
+        return end(larder::dead_letter::run(args));
+    }
     #[cfg(feature = "simulate")]
     let is_simulation = args.get(1).is_some_and(|word| word == larder::simulate::WORD);
     #[cfg(feature = "simulate")]

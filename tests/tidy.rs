@@ -10,13 +10,23 @@ const TOO_LONG: usize = 800;
 
 /// The layers, the lowest first; a module may use those before it and itself.
 /// Leaves may be used by all.
-const LAYERS: &[&str] =
-    &["value", "store", "tier", "journal", "policy", "cache", "simulate", "command", "server"];
+const LAYERS: &[&str] = &[
+    "value",
+    "store",
+    "tier",
+    "journal",
+    "policy",
+    "cache",
+    "simulate",
+    "command",
+    "dead_letter",
+    "server",
+];
 const LEAVES: &[&str] = &["error", "clock", "log", "protocol", "config", "metrics"];
 /// Leaves that may use a few others, and who uses which.
 const LEAF_USES: &[(&str, &[&str])] = &[
     ("protocol", &["error", "protocol"]),
-    ("config", &["error", "config", "store", "tier", "value"]),
+    ("config", &["error", "config", "policy", "store", "tier", "value"]),
     ("error", &["error"]),
     ("clock", &["clock"]),
     ("log", &["config", "error"]),

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     error::ClientError,
+    policy::{TtlMeans, Write},
     tier::{
         Rules,
         demote::Known,
@@ -174,6 +175,13 @@ impl<'a> Tx<'a> {
     pub fn select(&mut self, db: usize) {
         self.db = db;
         self.is_plain = false;
+    }
+
+    /// Whether a deadline that a client sets limits only the cached copy of the key (SEMANTICS 13).
+    pub fn is_ttl_for_cache(&self, key: Key<'_>) -> bool {
+        let namespace = self.start.cache.policies.of(self.db, key.bytes);
+        namespace
+            .is_some_and(|found| found.ttl_means == TtlMeans::Cache && found.write != Write::None)
     }
 
     /// The longest string that a command may make (`proto-max-bulk-len`).

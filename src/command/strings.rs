@@ -210,6 +210,11 @@ fn set_with(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result<()
     let key = args.key(1);
     let Options { condition, get, expiry } = Options::parse(args)?;
     let ttl = expiry.ttl(tx.now(), "set")?.unwrap_or(Ttl::Clear);
+    if condition == Condition::Absent && matches!(ttl, Ttl::At(_)) && tx.is_ttl_for_cache(key) {
+        let text = "ERR SET with NX and a TTL in a namespace with ttl-means cache: the TTL would end \
+                    the cached copy and not the data, so that a lock would never be free again";
+        return Err(ClientError::new(text).into());
+    }
     if get || condition != Condition::Always {
         let old = if get { tx.get(key)? } else { tx.peek(key)? };
         let admitted = condition.admits(old.is_some());

@@ -15,9 +15,10 @@ use crate::error::Error;
 
 /// How the program is called. (A configuration of the name `simulate` is `./simulate`.)
 const USAGE: &str = if cfg!(feature = "simulate") {
-    "larder [CONFIG] [--flag value ...]\n       larder simulate TRACE [--flag value ...]"
+    "larder [CONFIG] [--flag value ...]\n       larder dead-letter <list | retry | drop>\n       \
+     larder simulate TRACE [--flag value ...]"
 } else {
-    "larder [CONFIG] [--flag value ...]"
+    "larder [CONFIG] [--flag value ...]\n       larder dead-letter <list | retry | drop>"
 };
 
 /// Why the program ends before it has served.

@@ -201,14 +201,54 @@ impl Namespace {
 #[derive(Default)]
 pub struct Policies {
     namespaces: Vec<Namespace>,
+    /// Their prefixes, in the same order: what every request compares stands close together.
+    prefixes: Vec<Prefix>,
     behind: Option<Arc<behind::Behind>>,
+}
+
+/// Bytes of a prefix that are compared at once.
+const WORD: usize = size_of::<u64>();
+
+/// A prefix, as keys are compared with it.
+struct Prefix {
+    /// Its first bytes.
+    first: u64,
+    /// Which bytes of a key are compared with them.
+    mask: u64,
+    len: usize,
+    db: usize,
+    number: usize,
+}
+
+impl Prefix {
+    fn of((number, namespace): (usize, &Namespace)) -> Self {
+        let len = namespace.prefix.len();
+        let mask = if len >= WORD { u64::MAX } else { (1 << (8 * len)) - 1 };
+        Self { first: first_word(&namespace.prefix), mask, len, db: namespace.db, number }
+    }
+}
+
+/// The first eight bytes, with zeros behind what is shorter.
+#[inline]
+fn first_word(bytes: &[u8]) -> u64 {
+    let quad = |bytes: &[u8; 4]| u64::from(u32::from_le_bytes(*bytes));
+    let len = bytes.len();
+    if let Some(first) = bytes.first_chunk() {
+        return u64::from_le_bytes(*first);
+    }
+    match (bytes.first_chunk(), bytes.last_chunk()) {
+        // They overlap, or meet.
+        (Some(first), Some(last)) => quad(first) | quad(last) << (8 * (len - 4)),
+        _ => bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
+    }
 }
 
 impl Policies {
     /// Namespaces in any order.
     pub fn new(mut namespaces: Vec<Namespace>) -> Self {
         namespaces.sort_by_key(|namespace| std::cmp::Reverse(namespace.prefix.len()));
-        Self { namespaces, behind: None }
+        let prefixes = namespaces.iter().enumerate().map(Prefix::of).collect();
+        Self { namespaces, prefixes, behind: None }
     }
 
     /// Whether every key is plain cache.
@@ -235,16 +275,27 @@ impl Policies {
     /// The namespace of a key.
     #[inline]
     pub fn of(&self, db: usize, key: &[u8]) -> Option<&Namespace> {
-        self.namespaces
-            .iter()
-            .find(|namespace| namespace.db == db && key.starts_with(&namespace.prefix))
+        self.index_of(db, key).map(|index| &self.namespaces[index])
     }
 
-    /// The number of a key's namespace, for those that must not borrow.
+    /// The number of a key's namespace.
+    #[inline]
     pub fn index_of(&self, db: usize, key: &[u8]) -> Option<usize> {
-        self.namespaces
-            .iter()
-            .position(|namespace| namespace.db == db && key.starts_with(&namespace.prefix))
+        if self.prefixes.is_empty() {
+            return None;
+        }
+        let first = first_word(key);
+        self.prefixes.iter().position(|prefix| {
+            first & prefix.mask == prefix.first
+                && prefix.db == db
+                && key.len() >= prefix.len
+                && (prefix.len <= WORD || self.has_long_prefix(prefix, key))
+        })
+    }
+
+    #[cold]
+    fn has_long_prefix(&self, prefix: &Prefix, key: &[u8]) -> bool {
+        key.starts_with(&self.namespaces[prefix.number].prefix)
     }
 
     /// A namespace by its number.
@@ -279,6 +330,24 @@ mod tests {
             read,
             ttl: Some(Duration::from_secs(1)),
             ..Namespace::default()
+        }
+    }
+
+    #[test]
+    fn prefixes_of_all_lengths_are_compared_whole() {
+        let text = "abcdefghijkl\0\0\0\0";
+        for len in 0..=text.len() {
+            let policies = Policies::new(vec![namespace(&text[..len], Read::Aside)]);
+            for key_len in 0..=text.len() {
+                let key = &text.as_bytes()[..key_len];
+                assert_eq!(policies.of(0, key).is_some(), key_len >= len, "{len} {key_len}");
+                let mut other = key.to_vec();
+                for at in 0..key_len.min(len) {
+                    other[at] ^= 0x80;
+                    assert!(policies.of(0, &other).is_none(), "{len} {key_len} {at}");
+                    other[at] ^= 0x80;
+                }
+            }
         }
     }
 

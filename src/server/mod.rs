@@ -42,7 +42,10 @@ use crate::{
     config::{self, Config, Live, NamespaceConfig, Settings, StoreConfig, StoreKind},
     error::Error,
     journal,
-    policy::{Namespace, Policies, Write, behind::Behind},
+    policy::{
+        Namespace, Policies, Write,
+        behind::{Behind, dead::DIRECTORY},
+    },
     store::{
         self, Store,
         breaker::{Breaker, guarded},
@@ -443,7 +446,7 @@ fn open_journal(settings: &Settings, policies: &mut Policies) -> Result<(), Erro
         },
         ..journal::Options::new(path)
     };
-    let (dead, disk, clock) = (settings.dir.join("dead"), Arc::new(Real), Clock::default());
+    let (dead, disk, clock) = (settings.dir.join(DIRECTORY), Arc::new(Real), Clock::default());
     Behind::open(policies, options, dead, disk, clock)
 }
 

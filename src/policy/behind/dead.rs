@@ -33,6 +33,8 @@ use crate::{
     store::{Change, Record},
 };
 
+/// Where they are, in the data directory.
+pub const DIRECTORY: &str = "dead";
 const MAGIC: &[u8; 8] = b"LARDERDL";
 const FORMAT: u16 = 1;
 /// Bytes before the key.
