@@ -144,6 +144,13 @@ impl Stream {
         Self { may_miss: false, ..Self::of_lossy_gets(dialect, VALUE_LEN, keys) }
     }
 
+    /// SETs of these keys.
+    pub fn of_sets(dialect: Dialect, keys: impl Iterator<Item = u64>) -> Self {
+        let mut stream = Self::empty(dialect, VALUE_LEN, false);
+        keys.for_each(|number| stream.push(&key(number), true));
+        stream
+    }
+
     /// GETs of these keys, whose values are `value_len` bytes long, or gone.
     pub fn of_lossy_gets(
         dialect: Dialect,

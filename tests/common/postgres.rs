@@ -23,12 +23,22 @@ pub struct Postgres {
     user: Option<u32>,
     dir: tempfile::TempDir,
     port: u16,
+    fsync: &'static str,
     child: Option<Child>,
 }
 
 impl Postgres {
     /// Makes a cluster and starts it; `None`, with a word, if Postgres isn't installed.
     pub fn start() -> Option<Self> {
+        Self::start_with("fsync=off")
+    }
+
+    /// The same, but it syncs what it commits, for a benchmark.
+    pub fn start_durable() -> Option<Self> {
+        Self::start_with("fsync=on")
+    }
+
+    fn start_with(fsync: &'static str) -> Option<Self> {
         let Some(programs) = programs() else {
             let is_required = std::env::var_os("LARDER_REQUIRE_SERVICES");
             assert!(
@@ -43,7 +53,7 @@ impl Postgres {
         if let Some(user) = user {
             chown(dir.path(), Some(user), None).expect("we are root");
         }
-        let mut postgres = Self { programs, user, dir, port: 0, child: None };
+        let mut postgres = Self { programs, user, dir, port: 0, fsync, child: None };
         postgres.init();
         for _ in 0..20 {
             postgres.port = free_port();
@@ -137,7 +147,7 @@ impl Postgres {
         for setting in [
             "listen_addresses=127.0.0.1",
             "unix_socket_directories=",
-            "fsync=off",
+            self.fsync,
             "shared_buffers=8MB",
             "log_min_messages=fatal",
         ] {
