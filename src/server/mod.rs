@@ -10,12 +10,12 @@ mod alarm;
 mod connection;
 mod machine;
 mod outbox;
+mod stores;
 mod stream;
 mod turn;
 mod worker;
 
 use std::{
-    collections::HashMap,
     fs, io,
     path::Path,
     sync::{
@@ -38,19 +38,16 @@ use crate::{
     cache::{Cache, warm::Save},
     clock::Clock,
     command::shared::{Shared, ShutdownRequest, WorkerStats},
-    config::{self, Config, Live, Mode, NamespaceConfig, Settings, StoreConfig, StoreKind},
+    config::{self, Config, Live, Mode, Settings},
     error::Error,
-    policy::{Namespace, NamespaceStats, Policies, Read, Write},
-    store::{
-        self, Store,
-        breaker::{Breaker, guarded},
-    },
+    policy::{Namespace, Read, Write},
     tier::{
         eviction::Eviction,
         log::{self, Log},
         memory::Options,
     },
 };
+use stores::Opened;
 use worker::{Message, Worker};
 
 /// The number of the last run, in the data directory.
@@ -87,12 +84,12 @@ impl Server {
             .thread_name("larder-background")
             .enable_all()
             .build()?;
-        let (policies, breakers) = policies(config)?;
+        let opened = stores::open(config)?;
         let (sender, shutdown) = mpsc::unbounded_channel();
         let runs = runs(&settings.dir)?;
         let log = open_log(settings, runs)?;
         begin_run(&settings.dir, runs)?;
-        let shared = Arc::new(shared(config, policies, breakers, log, &background, sender));
+        let shared = Arc::new(shared(config, opened, log, &background, sender));
         shared.apply_settings();
         if settings.warm_restart {
             shared.cache.warm_up();
@@ -379,61 +376,9 @@ fn begin_run(dir: &Path, runs: log::Runs) -> Result<(), Error> {
     write().map_err(|why: io::Error| Error::DataDir(dir.to_owned(), why.to_string()))
 }
 
-/// Opens the stores and makes the namespaces over them; returns the stores' breakers, too.
-fn policies(config: &Config) -> Result<(Policies, Vec<Breaker>), Error> {
-    let mut stores: HashMap<&str, Arc<dyn Store>> = HashMap::new();
-    let mut breakers = Vec::new();
-    for StoreConfig { name, kind, breaker } in &config.stores {
-        let store = match kind {
-            StoreKind::Memory => store::memory(),
-            #[cfg(feature = "redb")]
-            StoreKind::Redb { path } => store::redb(path)?,
-            #[cfg(feature = "postgres")]
-            StoreKind::Postgres(options) => store::postgres(options)?,
-            #[cfg(not(feature = "redb"))]
-            StoreKind::Redb { .. } => {
-                let text = format!("store {name}: this larder was built without redb");
-                return Err(Error::Config(text));
-            }
-        };
-        let store = match breaker {
-            Some(settings) => {
-                let (store, breaker) = guarded(store, name, settings.clone(), Clock::default());
-                breakers.push(breaker);
-                store
-            }
-            None => store,
-        };
-        stores.insert(name, store);
-    }
-    let namespace = |config: &NamespaceConfig| {
-        let (read, write) = match config.mode {
-            Mode::CacheAside => (Read::Aside, Write::None),
-            Mode::ReadThrough => (Read::Through, Write::None),
-            Mode::WriteThrough => (Read::Through, Write::Through),
-        };
-        let store = config
-            .store
-            .as_deref()
-            .and_then(|name| stores.get(name).map(|store| (Box::from(name), store.clone())));
-        Namespace {
-            prefix: config.prefix.as_bytes().into(),
-            db: config.db as usize,
-            read,
-            write,
-            ttl: config.ttl,
-            jitter: config.jitter,
-            store,
-            stats: NamespaceStats::default(),
-        }
-    };
-    Ok((Policies::new(config.namespaces.iter().map(namespace).collect()), breakers))
-}
-
 fn shared(
     config: &Config,
-    policies: Policies,
-    breakers: Vec<Breaker>,
+    opened: Opened,
     log: Option<Arc<Log>>,
     background: &Runtime,
     shutdown: mpsc::UnboundedSender<ShutdownRequest>,
@@ -450,7 +395,7 @@ fn shared(
     };
     let clock = Clock::default();
     let started_at = clock.now();
-    let cache = Cache::new(&options, policies, clock, Some(background.handle().clone()));
+    let cache = Cache::new(&options, opened.policies, clock, Some(background.handle().clone()));
     cache.set_store_timeout(settings.store_timeout);
     let workers = match settings.workers {
         0 => thread::available_parallelism().map_or(1, usize::from),
@@ -458,7 +403,8 @@ fn shared(
     };
     Shared {
         cache,
-        breakers,
+        stores: opened.stores,
+        breakers: opened.breakers,
         live: Arc::new(Live::new(&config)),
         clients: DashMap::new(),
         last_client: AtomicU64::new(0),

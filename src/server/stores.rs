@@ -1,0 +1,107 @@
+//! Opens the stores that the configuration declares, those first that others are made of, and makes the
+//! namespaces over them.
+
+use std::{collections::HashMap, sync::Arc};
+
+use crate::{
+    clock::Clock,
+    config::{Config, Mode, NamespaceConfig, StoreConfig, StoreKind},
+    error::Error,
+    policy::{Namespace, NamespaceStats, Policies, Read, Write},
+    store::{
+        self, Store,
+        breaker::{Breaker, guarded},
+    },
+};
+
+/// What was opened.
+pub(super) struct Opened {
+    /// The namespaces, over their stores.
+    pub(super) policies: Policies,
+    /// The stores and their names, in the order of the file.
+    pub(super) stores: Vec<(Box<str>, Arc<dyn Store>)>,
+    /// The stores' breakers.
+    pub(super) breakers: Vec<Breaker>,
+}
+
+/// Opens all stores.
+pub(super) fn open(config: &Config) -> Result<Opened, Error> {
+    let mut opening = Opening { config, stores: HashMap::new(), breakers: Vec::new() };
+    let mut stores: Vec<(Box<str>, Arc<dyn Store>)> = Vec::new();
+    for StoreConfig { name, .. } in &config.stores {
+        stores.push((name.as_str().into(), opening.store(name)?));
+    }
+    let namespaces = config.namespaces.iter().map(|namespace| opening.namespace(namespace));
+    let policies = Policies::new(namespaces.collect::<Result<_, _>>()?);
+    Ok(Opened { policies, stores, breakers: opening.breakers })
+}
+
+/// What is open so far.
+struct Opening<'a> {
+    config: &'a Config,
+    /// None: it is being opened.
+    stores: HashMap<&'a str, Option<Arc<dyn Store>>>,
+    breakers: Vec<Breaker>,
+}
+
+impl<'a> Opening<'a> {
+    /// The store of this name, opened if it isn't.
+    fn store(&mut self, name: &str) -> Result<Arc<dyn Store>, Error> {
+        let wrong = |what: &str| Error::Config(format!("store {name}: {what}"));
+        let found = self.config.stores.iter().find(|store| store.name == name);
+        let StoreConfig { name, kind, breaker } = found.ok_or_else(|| wrong("there is none"))?;
+        match self.stores.get(&**name) {
+            Some(Some(store)) => return Ok(store.clone()),
+            Some(None) => return Err(wrong("it is made of itself")),
+            None => _ = self.stores.insert(name, None),
+        }
+        let store = self.open(kind)?;
+        let store = match breaker {
+            Some(settings) => {
+                let (store, breaker) = guarded(store, name, settings.clone(), Clock::default());
+                self.breakers.push(breaker);
+                store
+            }
+            None => store,
+        };
+        self.stores.insert(name, Some(store.clone()));
+        Ok(store)
+    }
+
+    fn open(&mut self, kind: &'a StoreKind) -> Result<Arc<dyn Store>, Error> {
+        Ok(match kind {
+            StoreKind::Memory => store::memory(),
+            #[cfg(feature = "redb")]
+            StoreKind::Redb { path } => store::redb(path)?,
+            #[cfg(feature = "postgres")]
+            StoreKind::Postgres(options) => store::postgres(options)?,
+            #[cfg(not(feature = "redb"))]
+            StoreKind::Redb { .. } => {
+                let text = "this larder was built without redb";
+                return Err(Error::Config(text.into()));
+            }
+        })
+    }
+
+    fn namespace(&mut self, config: &NamespaceConfig) -> Result<Namespace, Error> {
+        let (read, write) = match config.mode {
+            Mode::CacheAside => (Read::Aside, Write::None),
+            Mode::ReadThrough => (Read::Through, Write::None),
+            Mode::WriteThrough => (Read::Through, Write::Through),
+        };
+        let store = match &config.store {
+            Some(name) => Some((name.as_str().into(), self.store(name)?)),
+            None => None,
+        };
+        Ok(Namespace {
+            prefix: config.prefix.as_bytes().into(),
+            db: config.db as usize,
+            read,
+            write,
+            ttl: config.ttl,
+            jitter: config.jitter,
+            store,
+            stats: NamespaceStats::default(),
+        })
+    }
+}
