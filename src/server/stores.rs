@@ -11,6 +11,9 @@ use crate::{
     store::{
         self, Store,
         breaker::{Breaker, guarded},
+        faulty::faulty,
+        replicated::replicated,
+        sharded::sharded,
     },
 };
 
@@ -75,12 +78,32 @@ impl<'a> Opening<'a> {
             StoreKind::Redb { path } => store::redb(path)?,
             #[cfg(feature = "postgres")]
             StoreKind::Postgres(options) => store::postgres(options)?,
+            StoreKind::Sharded { router, stores } => {
+                sharded(router.clone(), self.named(stores.iter())?)
+            }
+            StoreKind::Replicated { primary, replicas, options } => {
+                let primary = (primary.as_str(), self.store(primary)?);
+                let replicas = self.named(replicas.iter())?;
+                replicated(options.clone(), primary, replicas, Clock::default())
+            }
+            StoreKind::Faulty { over, faults } => {
+                let (store, handle) = faulty(self.store(over)?);
+                handle.regularly(faults.clone());
+                store
+            }
             #[cfg(not(feature = "redb"))]
             StoreKind::Redb { .. } => {
                 let text = "this larder was built without redb";
                 return Err(Error::Config(text.into()));
             }
         })
+    }
+
+    fn named(
+        &mut self,
+        names: impl Iterator<Item = &'a String>,
+    ) -> Result<Vec<(&'a str, Arc<dyn Store>)>, Error> {
+        names.map(|name| Ok((name.as_str(), self.store(name)?))).collect()
     }
 
     fn namespace(&mut self, config: &NamespaceConfig) -> Result<Namespace, Error> {
@@ -90,7 +113,11 @@ impl<'a> Opening<'a> {
             Mode::WriteThrough => (Read::Through, Write::Through),
         };
         let store = match &config.store {
-            Some(name) => Some((name.as_str().into(), self.store(name)?)),
+            Some(name) => {
+                let store = self.store(name)?;
+                let view = if write == Write::None { None } else { store.for_writers() };
+                Some((name.as_str().into(), view.unwrap_or(store)))
+            }
             None => None,
         };
         Ok(Namespace {
