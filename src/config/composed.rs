@@ -256,11 +256,11 @@ fn read_ranges(table: &Reader<'_>) -> Result<StoreKind, String> {
 }
 
 /// The keys of one range.
-static RANGE_KEYS: &[TableKey] = &[
+static RANGE_KEYS: &[&[TableKey]] = &[&[
     key("from", Kind::Integer(0, i64::MAX), "required", ""),
     key("to", Kind::Integer(1, i64::MAX), "required", ""),
     key("store", Kind::Text, "required", ""),
-];
+]];
 
 /// The tables of `ranges`.
 fn range_rows<'a>(table: &Reader<'a>) -> Result<Vec<Reader<'a>>, String> {
@@ -285,7 +285,7 @@ fn range_rows<'a>(table: &Reader<'a>) -> Result<Vec<Reader<'a>>, String> {
     if rows.is_empty() || rows.len() > MAX_RANGES {
         return Err(table.error("ranges", format!("`ranges`: expected 1 to {MAX_RANGES} of them")));
     }
-    let row = |(row, span)| Reader { origin: table.origin, table: row, span, keys: &[RANGE_KEYS] };
+    let row = |(row, span)| Reader { origin: table.origin, table: row, span, keys: RANGE_KEYS };
     Ok(rows.into_iter().map(row).collect())
 }
 

@@ -279,6 +279,7 @@ impl Kind {
             Self::Text | Self::Secret => "TEXT",
             Self::Path => "PATH",
             Self::Addresses => "ADDRESS",
+            Self::List(_) => "LIST",
             Self::Limits => "LIMITS",
         }
     }

@@ -123,7 +123,7 @@ const POSTGRES_KEYS: [&str; 10] = [
 const MAX_POOL: i64 = 1000;
 
 /// All keys of `[store.NAME]`.
-const ALL_STORE_KEYS: &[&[TableKey]] = &[STORE_KEYS, COMPOSED_KEYS];
+static ALL_STORE_KEYS: &[&[TableKey]] = &[STORE_KEYS, COMPOSED_KEYS];
 /// The keys of `[store.NAME]`, but for those of stores that are made of others.
 pub static STORE_KEYS: &[TableKey] = &[
     TableKey {
@@ -257,6 +257,8 @@ pub static STORE_KEYS: &[TableKey] = &[
     },
 ];
 
+/// All keys of `[[namespace]]`.
+static ALL_NAMESPACE_KEYS: &[&[TableKey]] = &[NAMESPACE_KEYS];
 /// The keys of `[[namespace]]`.
 pub static NAMESPACE_KEYS: &[TableKey] = &[
     TableKey {
@@ -421,7 +423,7 @@ pub(super) fn read_namespaces(
 ) -> Result<Vec<NamespaceConfig>, String> {
     let mut namespaces: Vec<NamespaceConfig> = Vec::new();
     for (table, span) in item.map_or_else(|| Ok(Vec::new()), |item| tables(origin, item))? {
-        let table = Reader { origin, table, span, keys: &[NAMESPACE_KEYS] };
+        let table = Reader { origin, table, span, keys: ALL_NAMESPACE_KEYS };
         let namespace = read_namespace(&table, settings, stores)?;
         let same = |other: &NamespaceConfig| {
             (&other.prefix, other.db) == (&namespace.prefix, namespace.db)

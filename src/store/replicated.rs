@@ -118,6 +118,12 @@ struct Question {
     found: Option<Duration>,
 }
 
+impl Question {
+    fn answer(mut self, found: Option<Duration>) {
+        self.found = found;
+    }
+}
+
 impl Drop for Question {
     fn drop(&mut self) {
         *self.member.lag.lock() = Lag { at: Some(self.begun), found: self.found, is_asked: false };
@@ -132,11 +138,13 @@ impl Member {
             return None;
         }
         lag.is_asked = true;
-        let mut question = Question { member: self.clone(), begun: now, found: None };
+        // A question that can't be asked takes the lock.
+        drop(lag);
+        let question = Question { member: self.clone(), begun: now, found: None };
         Some(tokio::spawn(async move {
             let lag = question.member.component.store.lag();
             let found = tokio::time::timeout(LAG_PATIENCE, lag).await;
-            question.found = found.unwrap_or(None);
+            question.answer(found.unwrap_or(None));
         }))
     }
 
