@@ -267,3 +267,24 @@ fn a_faulty_store_fails_as_told() {
         ],
     );
 }
+
+#[test]
+fn the_sample_configuration_serves_as_it_is() {
+    let sample = include_str!("../config/sharded.toml");
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = format!("\"{}/", dir.path().display());
+    let server = Server::start_with_in(dir.path(), &sample.replace("\"data/", &data), &[]);
+    check(
+        &mut server.connect(),
+        vec![
+            ("SET user:17 Ada", Ok(ok())),
+            ("GET user:100000001", Err("STOREERR id 100000001 is in no range")),
+            ("MSET cart:{ada} tea order:{ada}:1 coffee", Ok(ok())),
+            ("SET session:1 x", Ok(ok())),
+            ("MGET user:17 cart:{ada} session:1 session:2", {
+                let found = ["Ada", "tea", "x"].map(bulk);
+                Ok(Value::Array(found.into_iter().chain([Value::Nil]).collect()))
+            }),
+        ],
+    );
+}

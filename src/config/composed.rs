@@ -647,7 +647,7 @@ mod tests {
               store = \"NAME\" }`",
             ),
             (&format!("{RANGE}ranges = []"), "5:10: `ranges`: expected 1 to 4096 of them"),
-            (&format!("{RANGE}{overlap}"), "5:47: 9-12 overlaps 0-10"),
+            (&format!("{RANGE}{overlap}"), "5:48: 9-12 overlaps 0-10"),
             (
                 &format!("{RANGE}ranges = [{{ from = 5, to = 5, store = 'm1' }}]"),
                 "5:28: `to` is not above `from`: it is the first number not included",
@@ -655,7 +655,7 @@ mod tests {
             (&format!("{RANGE}ranges = [{{ from = 5, till = 6 }}]"), "5:23: unknown key `till`"),
             (
                 &format!("{RANGE}ranges = [{{ from = 5, to = 6, store = 'm3' }}]"),
-                "5:39: no `[store.m3]`; did you mean `m1`?",
+                "5:39: no `[store.m3]`; did you mean `m2`?",
             ),
             (
                 &format!("{RANGE}part = 'ID'\nranges = [{{ from = 5, to = 6, store = 'm1' }}]"),
@@ -668,7 +668,7 @@ mod tests {
             (&format!("{HASH}stores = ['m1', 'm1']"), "4:17: `stores`: `m1` comes twice"),
             (&format!("{HASH}stores = ['m1', 7]"), "4:17: `stores`: expected the name of a store"),
             (&format!("{HASH}stores = []"), "4:10: `stores`: expected 1 to 128 stores"),
-            (&format!("{HASH}stores = ['m1', 'm9']"), "4:17: no `[store.m9]`; did you mean `m1`?"),
+            (&format!("{HASH}stores = ['m1', 'm9']"), "4:17: no `[store.m9]`; did you mean `m2`?"),
             (
                 &format!("{HASH}stores = ['m1']\nweights = [0]"),
                 "5:12: `weights`: expected an integer from 1 to 100",
