@@ -153,7 +153,10 @@ fn who(conn: &mut Connection, keys: std::ops::Range<u32>) -> Vec<String> {
 #[test]
 fn loads_go_round_and_by_weight() {
     let dir = tempfile::tempdir().expect("a directory");
-    let toml = fill_replicas(dir.path())
+    // The second server must not begin with the copies of the first.
+    let cold = "warm-restart = false\n".to_owned();
+    let toml = cold.clone()
+        + &fill_replicas(dir.path())
         + &replicated("['r1', 'r2', 'r3']", "")
         + &namespace("k", "read-through", "main");
     let mut server = Server::start_with_in(dir.path(), &toml, &[]);
@@ -167,7 +170,8 @@ fn loads_go_round_and_by_weight() {
         "['r1', 'r2']",
         "spread = 'weighted'\nweights = [3, 1, 2]\nread-from-primary = true",
     );
-    let toml = ["primary", "r1", "r2"].map(|name| redb(dir.path(), name)).concat()
+    let toml = cold
+        + &["primary", "r1", "r2"].map(|name| redb(dir.path(), name)).concat()
         + &by_weight
         + &namespace("k", "read-through", "main");
     let server = Server::start_with_in(dir.path(), &toml, &[]);

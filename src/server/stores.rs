@@ -17,6 +17,9 @@ use crate::{
     },
 };
 
+/// A store that another one is made of, and its name.
+type Named<'a> = (&'a str, Arc<dyn Store>);
+
 /// What was opened.
 pub(super) struct Opened {
     /// The namespaces, over their stores.
@@ -99,10 +102,7 @@ impl<'a> Opening<'a> {
         })
     }
 
-    fn named(
-        &mut self,
-        names: impl Iterator<Item = &'a String>,
-    ) -> Result<Vec<(&'a str, Arc<dyn Store>)>, Error> {
+    fn named(&mut self, names: impl Iterator<Item = &'a String>) -> Result<Vec<Named<'a>>, Error> {
         names.map(|name| Ok((name.as_str(), self.store(name)?))).collect()
     }
 
