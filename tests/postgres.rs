@@ -105,6 +105,36 @@ fn a_table_of_its_own_loads_writes_deletes_and_keeps_it_all() {
     expect(conn, "GET order:1", "$6|coffee");
 }
 
+/// A server that is no standby doesn't lag, and says so.
+#[test]
+fn a_replica_within_max_lag_is_read() {
+    let Some(postgres) = shared() else { return };
+    postgres.sql(
+        "create table copied (key bytea primary key, value bytea not null, \
+         deadline bigint not null default 0, version bigint not null default 0); \
+         insert into copied select convert_to('k:' || i, 'utf8'), 'copy' \
+         from generate_series(0, 9999) as i",
+    );
+    let dir = tempfile::tempdir().expect("a directory");
+    let toml = "store-timeout = '20s'\n".to_owned()
+        + &store(&postgres, "origin", "table = 'origin'")
+        + &store(&postgres, "copy", "table = 'copied'")
+        + "[store.both]\nkind = 'replicated'\nprimary = 'origin'\nreplicas = ['copy']\n\
+           max-lag = '1s'\n"
+        + &namespace("k:", "read-through", "both");
+    let server = start(dir.path(), &toml);
+    let conn = &mut server.raw();
+    let mut number = 0;
+    // Its first connection may take longer than a lag is waited for.
+    eventually("the replica is read", || {
+        number += 1;
+        conn.ask_line(&format!("GET k:{number}")) == "$4\r\ncopy\r\n"
+    });
+    let info = conn.ask_line("INFO stores");
+    let line = info.lines().find(|line| line.starts_with("store_both.copy:"));
+    assert!(line.is_some_and(|line| line.contains(",lag_ms=0,")), "{info}");
+}
+
 #[test]
 fn tables_that_are_there_are_served_through_sql() {
     let Some(postgres) = shared() else { return };

@@ -149,9 +149,9 @@ fn last_of_each_key(staged: Vec<Change>) -> Vec<Change> {
 }
 
 impl Inner {
-    /// What a store has to be told of these changes; an error if it concerns two of them.
+    /// What a store has to be told of these changes; an error if it concerns two of them, or two parts.
     fn order(&self, staged: &[Change]) -> Result<Option<Order>, ClientError> {
-        let mut order: Option<(&str, Order)> = None;
+        let mut order: Option<((&str, u32), Order)> = None;
         for change in staged {
             let Some(index) = self.policies.index_of(change.db, &change.key) else { continue };
             let namespace = self.policies.at(index);
@@ -159,10 +159,12 @@ impl Inner {
             if !self.is_in_order(change) {
                 continue;
             }
+            let part = store.part(&change.key).map_err(|error| error.client_error())?;
             let (first, order) = order.get_or_insert_with(|| {
-                (name, Order { store: store.clone(), namespace: index, changes: Vec::new() })
+                let changes = Vec::new();
+                ((name, part), Order { store: store.clone(), namespace: index, changes })
             });
-            if *first != &**name {
+            if *first != (&**name, part) {
                 let text = "CROSSSTORE the command writes keys of more than one store";
                 return Err(ClientError::new(text));
             }

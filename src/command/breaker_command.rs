@@ -1,4 +1,5 @@
-//! LARDER.BREAKER and INFO's section `stores`: the circuit breakers of the stores.
+//! LARDER.BREAKER and INFO's section `stores`: the circuit breakers of the stores, and what stores that
+//! are made of others asked of them.
 
 use super::{
     Args, Session,
@@ -120,7 +121,7 @@ fn list(session: &mut Session, _: Args<'_>, reply: &mut Reply<'_>) -> Result<(),
     Ok(())
 }
 
-/// Writes INFO's section `stores`.
+/// Writes INFO's section `stores`: a line for each breaker, and one for each part of a store.
 pub(super) fn info(session: &Session, text: &mut Text) {
     for breaker in &session.shared.breakers {
         let figures = figures_of(breaker).map(|(name, figure)| format!(",{name}={figure}"));
@@ -129,5 +130,11 @@ pub(super) fn info(session: &Session, text: &mut Text) {
             &format!("store_{}", breaker.name()),
             format!("breaker={state}{}", figures.concat()),
         );
+    }
+    // A store's name has no dot.
+    for (name, store) in &session.shared.stores {
+        for (part, figures) in store.report() {
+            text.field(&format!("store_{name}.{part}"), figures);
+        }
     }
 }

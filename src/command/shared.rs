@@ -19,7 +19,7 @@ use crate::{
         counter::{Counter, Counters},
     },
     config::Live,
-    store::breaker::Breaker,
+    store::{Store, breaker::Breaker},
 };
 
 /// What a worker counts; only the worker writes, anybody reads.
@@ -117,6 +117,8 @@ pub struct ShutdownRequest {
 pub struct Shared {
     /// The cache.
     pub cache: Cache,
+    /// The stores and their names, in the order of the file.
+    pub stores: Vec<(Box<str>, Arc<dyn Store>)>,
     /// The breakers of its stores.
     pub breakers: Vec<Breaker>,
     /// The settings.

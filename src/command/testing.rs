@@ -88,6 +88,7 @@ pub fn session_with(
     let stats = Arc::new(WorkerStats::default());
     let shared = Arc::new(Shared {
         cache: Cache::new(&options, policies, Clock::manual(now), None),
+        stores: Vec::new(),
         breakers: Vec::new(),
         live: Arc::new(Live::new(config)),
         clients: Default::default(),

@@ -3,6 +3,7 @@
 //! the file.
 
 use super::{
+    composed::COMPOSED_KEYS,
     kind::{Kind, Unit},
     settings::{Change, SETTINGS, Setting},
     tables::{NAMESPACE_KEYS, STORE_KEYS, TableKey},
@@ -42,7 +43,11 @@ pub fn markdown() -> String {
         }
         page += &row(setting);
     }
-    page + STORES + &key_rows(STORE_KEYS) + NAMESPACES + &key_rows(NAMESPACE_KEYS)
+    page + STORES
+        + &key_rows(STORE_KEYS)
+        + &key_rows(COMPOSED_KEYS)
+        + NAMESPACES
+        + &key_rows(NAMESPACE_KEYS)
 }
 
 const SETTINGS_HEAD: &str = "\
@@ -106,6 +111,7 @@ fn values(kind: Kind) -> String {
         Kind::Text | Kind::Secret => "text".to_owned(),
         Kind::Path => "path".to_owned(),
         Kind::Addresses => "list of addresses; for CONFIG separated by blanks".to_owned(),
+        Kind::List(what) => what.to_owned(),
         Kind::Limits => "`\"CLASS HARD SOFT SECONDS ...\"`".to_owned(),
     }
 }

@@ -43,6 +43,8 @@ pub enum Kind {
     Addresses,
     /// Output limits by class of client.
     Limits,
+    /// A list in a table of the file, which its reader takes apart; this is what it is a list of.
+    List(&'static str),
 }
 
 /// The unit in which CONFIG counts a duration.
@@ -143,6 +145,7 @@ impl Kind {
             Self::Text | Self::Path | Self::Secret => bounded(text),
             Self::Addresses => addresses(text.split_ascii_whitespace()),
             Self::Limits => OutputLimits::parse(text).map(Value::Limits).map_err(Refusal::Because),
+            Self::List(_) => Err(Refusal::Form),
         }
     }
 
@@ -229,6 +232,7 @@ impl Kind {
             Self::Path => "a path".to_owned(),
             Self::Addresses => format!("at most {MAX_WORDS} addresses, such as \"127.0.0.1\""),
             Self::Limits => "limits such as \"normal 64mb 0 0\"".to_owned(),
+            Self::List(what) => format!("a {what}"),
         }
     }
 
@@ -275,6 +279,7 @@ impl Kind {
             Self::Text | Self::Secret => "TEXT",
             Self::Path => "PATH",
             Self::Addresses => "ADDRESS",
+            Self::List(_) => "LIST",
             Self::Limits => "LIMITS",
         }
     }

@@ -9,6 +9,7 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
+mod composed;
 mod docs;
 mod file;
 mod flags;
@@ -24,6 +25,7 @@ mod types;
 mod unit;
 
 pub use self::{
+    composed::COMPOSED_KEYS,
     docs::markdown,
     flags::Exit,
     kind::{Kind, Refusal, Unit, Value},

@@ -442,6 +442,7 @@ mod tests {
             Kind::Text | Kind::Path | Kind::Secret => "some text",
             Kind::Addresses => "10.0.0.1 -::",
             Kind::Limits => "normal 1 2 3",
+            Kind::List(_) => unreachable!("only tables of the file have lists"),
         }
     }
 

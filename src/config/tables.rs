@@ -7,10 +7,14 @@ use toml_edit::{Item, TableLike, Value as Toml};
 
 use crate::{
     policy::{MODE_NAMES, Read, TtlMeans, Write, behind, mode_name, mode_named},
-    store::breaker::Settings as Breaker,
+    store::{
+        breaker::Settings as Breaker, faulty::Regular, replicated::ReplicatedOptions,
+        sharded::Router,
+    },
 };
 
 use super::{
+    composed::{self, COMPOSED_KEYS},
     file::{Origin, Span, key_span, parse, unknown},
     kind::{Kind, Unit, Value},
     settings::{Settings, nearest, same_name},
@@ -48,6 +52,29 @@ pub enum StoreKind {
     /// A PostgreSQL server.
     #[cfg(feature = "postgres")]
     Postgres(Box<crate::store::PostgresOptions>),
+    /// Stores that each have a part of the keys.
+    Sharded {
+        /// Which key is where.
+        router: Router,
+        /// The shards' names, in the router's order.
+        stores: Vec<String>,
+    },
+    /// A store that is written, and copies of it that are read.
+    Replicated {
+        /// The name of the one that is written.
+        primary: String,
+        /// The names of its copies.
+        replicas: Vec<String>,
+        /// How they are asked.
+        options: ReplicatedOptions,
+    },
+    /// A store with faults in front of it, for trials.
+    Faulty {
+        /// The name of the store behind it.
+        over: String,
+        /// Its faults.
+        faults: Regular,
+    },
 }
 
 /// A key prefix and what a miss and a write do to its store.
@@ -87,7 +114,7 @@ pub struct TableKey {
 }
 
 /// The kinds of stores.
-const STORE_KINDS: &[&str] = &["memory", "redb", "postgres"];
+const STORE_KINDS: &[&str] = &["memory", "redb", "postgres", "sharded", "replicated", "faulty"];
 /// The keys that only a store over Postgres has.
 const POSTGRES_KEYS: [&str; 10] = [
     "url",
@@ -104,14 +131,17 @@ const POSTGRES_KEYS: [&str; 10] = [
 /// The most connections to one server.
 const MAX_POOL: i64 = 1000;
 
-/// The keys of `[store.NAME]`.
+/// All keys of `[store.NAME]`.
+static ALL_STORE_KEYS: &[&[TableKey]] = &[STORE_KEYS, COMPOSED_KEYS];
+/// The keys of `[store.NAME]`, but for those of stores that are made of others.
 pub static STORE_KEYS: &[TableKey] = &[
     TableKey {
         name: "kind",
         kind: Kind::Choice(STORE_KINDS),
         default: "required",
         help: "`memory` lives and dies with the process; `redb` is a database in one file; `postgres` \
-               is a PostgreSQL server.",
+               is a PostgreSQL server. `sharded` and `replicated` are made of other stores; `faulty` \
+               is one with faults, for trials.",
     },
     TableKey {
         name: "path",
@@ -161,8 +191,8 @@ pub static STORE_KEYS: &[TableKey] = &[
         name: "pattern",
         kind: Kind::Text,
         default: "none",
-        help: "`postgres` with SQL: what keys look like, with names for their parts: `user:{id}`. Other \
-               keys are refused.",
+        help: "`postgres` with SQL, `sharded` by range: what keys look like, with names for their parts: \
+               `user:{id}`. Other keys are refused.",
     },
     TableKey {
         name: "load",
@@ -236,6 +266,8 @@ pub static STORE_KEYS: &[TableKey] = &[
     },
 ];
 
+/// All keys of `[[namespace]]`.
+static ALL_NAMESPACE_KEYS: &[&[TableKey]] = &[NAMESPACE_KEYS];
 /// The keys of `[[namespace]]`.
 pub static NAMESPACE_KEYS: &[TableKey] = &[
     TableKey {
@@ -341,21 +373,24 @@ pub(super) fn read_stores(
     let Some(item) = item else { return Ok(Vec::new()) };
     let wrong = |span: &Span| origin.error(span, "stores are tables, `[store.NAME]`");
     let all = item.as_table_like().ok_or_else(|| wrong(&item.span()))?;
-    let mut stores: Vec<StoreConfig> = Vec::new();
+    let (mut stores, mut tables) = (Vec::<StoreConfig>::new(), Vec::new());
     for (name, item) in all.iter() {
         let key = key_span(all, name);
         let table = item.as_table_like().ok_or_else(|| wrong(&key))?;
-        let table = Reader { origin, table, span: item.span().or(key), keys: STORE_KEYS };
+        let table = Reader { origin, table, span: item.span().or(key), keys: ALL_STORE_KEYS };
         let kind = read_store(&table, name, settings)?;
         if let Some(other) = stores.iter().find(|other| shares_file(&other.kind, &kind)) {
             let message = format!("store `{name}` has the same file as store `{}`", other.name);
             return Err(table.error("path", message));
         }
-        stores.push(StoreConfig { name: name.to_owned(), kind, breaker: read_breaker(&table)? });
+        let breaker = read_breaker(&table)?.filter(|_| kind.may_have_breaker());
+        stores.push(StoreConfig { name: name.to_owned(), kind, breaker });
+        tables.push(table);
     }
     if stores.len() > MAX_TABLES {
         return Err(wrong(&item.span()) + ", and at most 1024 of them");
     }
+    composed::check(&tables, &stores)?;
     Ok(stores)
 }
 
@@ -370,15 +405,19 @@ fn read_store(table: &Reader<'_>, name: &str, settings: &Settings) -> Result<Sto
     let stray = |key: &&str| match *key {
         "kind" => false,
         "path" => kind != "redb",
-        key => POSTGRES_KEYS.contains(&key) && kind != "postgres",
+        key => composed::is_stray(kind, key)
+            .unwrap_or(POSTGRES_KEYS.contains(&key) && kind != "postgres"),
     };
-    let known = table.keys.iter().map(|key| key.name);
+    let known = table.known().map(|key| key.name);
     if let Some(key) = known.filter(stray).find(|key| table.find(key).is_some()) {
         return Err(table.error(key, format!("a store of kind `{kind}` has no `{key}`")));
     }
     let absent = |feature: &str| {
         table.error("kind", format!("this larder was built without the feature `{feature}`"))
     };
+    if let Some(composed) = composed::read(table, kind) {
+        return composed;
+    }
     match kind {
         "redb" if !cfg!(feature = "redb") => Err(absent("redb")),
         "redb" => match table.text("path")? {
@@ -424,7 +463,7 @@ fn read_breaker(table: &Reader<'_>) -> Result<Option<Breaker>, String> {
     }
     let is_off = table.value("breaker")? == Some(Value::Bool(false));
     let is_set = |key: &&TableKey| key.name.starts_with("breaker-");
-    let set = table.keys.iter().filter(is_set).find(|key| table.find(key.name).is_some());
+    let set = table.known().filter(is_set).find(|key| table.find(key.name).is_some());
     match set {
         Some(key) if is_off => {
             Err(table.error(key.name, format!("`{}` without a breaker", key.name)))
@@ -446,7 +485,7 @@ pub(super) fn read_namespaces(
 ) -> Result<Vec<NamespaceConfig>, String> {
     let mut namespaces: Vec<NamespaceConfig> = Vec::new();
     for (table, span) in item.map_or_else(|| Ok(Vec::new()), |item| tables(origin, item))? {
-        let table = Reader { origin, table, span, keys: NAMESPACE_KEYS };
+        let table = Reader { origin, table, span, keys: ALL_NAMESPACE_KEYS };
         let namespace = read_namespace(&table, settings, stores)?;
         let same = |other: &NamespaceConfig| {
             (&other.prefix, other.db) == (&namespace.prefix, namespace.db)
@@ -473,7 +512,10 @@ fn read_namespace(
     let store = read_store_name(table, read, write, stores)?;
     let store_config = stores.iter().find(|known| Some(&known.name) == store.as_ref());
     if let Some(store) = store_config {
-        check_store(table, store, write, &prefix)?;
+        for (store, write) in composed::with_writes(store, write, stores) {
+            composed::check_prefix(table, store, &prefix)?;
+            check_store(table, store, write, &prefix)?;
+        }
     }
     let ttl = match table.value("ttl")? {
         Some(Value::Time(ttl)) => ttl,
@@ -525,7 +567,7 @@ fn read_behind(table: &Reader<'_>, write: Write) -> Result<behind::Settings, Str
     let is_set =
         |key: &&TableKey| key.name.starts_with("behind-") && table.find(key.name).is_some();
     if write != Write::Behind
-        && let Some(key) = table.keys.iter().find(is_set)
+        && let Some(key) = table.known().find(is_set)
     {
         let message = format!("`{}` where nothing is written behind", key.name);
         return Err(table.error(key.name, message));
@@ -612,7 +654,7 @@ fn check_store(_: &Reader<'_>, _: &StoreConfig, _: Write, _: &str) -> Result<(),
     Ok(())
 }
 
-fn no_such_store(name: &str, stores: &[StoreConfig]) -> String {
+pub(super) fn no_such_store(name: &str, stores: &[StoreConfig]) -> String {
     let hint = nearest(name, stores.iter().map(|store| store.name.as_str()));
     let hint = hint.map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
     format!("no `[store.{}]`{hint}", name.escape_debug())
@@ -659,19 +701,23 @@ fn tables<'a>(
 
 /// One table on its way in.
 pub(super) struct Reader<'a> {
-    origin: Origin<'a>,
-    table: &'a dyn TableLike,
-    span: Span,
-    keys: &'static [TableKey],
+    pub(super) origin: Origin<'a>,
+    pub(super) table: &'a dyn TableLike,
+    pub(super) span: Span,
+    pub(super) keys: &'static [&'static [TableKey]],
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    fn known(&self) -> impl Iterator<Item = &'static TableKey> {
+        self.keys.iter().copied().flatten()
+    }
+
     /// Refuses keys that the table doesn't know, and one key in two spellings.
-    fn check_keys(&self) -> Result<(), String> {
+    pub(super) fn check_keys(&self) -> Result<(), String> {
         for (key, _) in self.table.iter() {
             let span = key_span(self.table, key);
-            if !self.keys.iter().any(|known| same_name(known.name, key)) {
-                let known = self.keys.iter().map(|known| known.name);
+            if !self.known().any(|known| same_name(known.name, key)) {
+                let known = self.known().map(|known| known.name);
                 return Err(unknown(self.origin, &span, key, known));
             }
             if self.find(key).is_some_and(|(first, _)| first != key) {
@@ -681,20 +727,20 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn find(&self, name: &str) -> Option<(&str, &Item)> {
+    pub(super) fn find(&self, name: &str) -> Option<(&'a str, &'a Item)> {
         self.table.iter().find(|(key, _)| same_name(name, key))
     }
 
     /// The value of a key, if it is there.
     pub(super) fn value(&self, name: &'static str) -> Result<Option<Value>, String> {
-        let Some(known) = self.keys.iter().find(|known| known.name == name) else {
+        let Some(known) = self.known().find(|known| known.name == name) else {
             return Ok(None);
         };
         let Some((key, item)) = self.find(name) else { return Ok(None) };
         parse(self.origin, key, known.kind, item, &key_span(self.table, key)).map(Some)
     }
 
-    fn required(&self, name: &'static str) -> Result<Value, String> {
+    pub(super) fn required(&self, name: &'static str) -> Result<Value, String> {
         self.value(name)?
             .ok_or_else(|| self.origin.error(&self.span, format!("`{name}` is missing")))
     }
@@ -804,7 +850,10 @@ mod tests {
         for (text, message) in [
             ("store = 1", "1:9: stores are tables, `[store.NAME]`"),
             ("[store.a]\npath = 'x'", "1:1: `kind` is missing"),
-            ("[store.a]\nkind = 'oracle'", "2:8: `kind`: expected one of memory, redb, postgres"),
+            (
+                "[store.a]\nkind = 'oracle'",
+                "2:8: `kind`: expected one of memory, redb, postgres, sharded, replicated, faulty",
+            ),
             ("[store.a]\nkidn = 'redb'", "2:1: unknown key `kidn`; did you mean `kind`?"),
             (
                 "[store.a]\nkind = 'memory'\npath = 'x'",

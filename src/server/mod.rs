@@ -11,12 +11,12 @@ mod connection;
 mod held;
 mod machine;
 mod outbox;
+mod stores;
 mod stream;
 mod turn;
 mod worker;
 
 use std::{
-    collections::HashMap,
     fs, io,
     path::Path,
     sync::{
@@ -39,24 +39,15 @@ use crate::{
     cache::{Cache, warm::Save},
     clock::Clock,
     command::shared::{Shared, ShutdownRequest, WorkerStats},
-    config::{self, Config, Live, NamespaceConfig, Settings, StoreConfig, StoreKind},
+    config::{self, Config, Live, Settings},
     error::Error,
-    journal,
-    policy::{
-        Namespace, Policies, Write,
-        behind::{Behind, dead::DIRECTORY},
-    },
-    store::{
-        self, Store,
-        breaker::{Breaker, guarded},
-    },
     tier::{
-        disk::real::Real,
         eviction::Eviction,
         log::{self, Log},
         memory::Options,
     },
 };
+use stores::Opened;
 use worker::{Message, Worker};
 
 /// The number of the last run, in the data directory.
@@ -93,12 +84,12 @@ impl Server {
             .thread_name("larder-background")
             .enable_all()
             .build()?;
-        let (policies, breakers) = policies(config)?;
+        let opened = stores::open(config)?;
         let (sender, shutdown) = mpsc::unbounded_channel();
         let runs = runs(&settings.dir)?;
         let log = open_log(settings, runs)?;
         begin_run(&settings.dir, runs)?;
-        let shared = Arc::new(shared(config, policies, breakers, log, &background, sender));
+        let shared = Arc::new(shared(config, opened, log, &background, sender));
         shared.apply_settings();
         if settings.warm_restart {
             shared.cache.warm_up();
@@ -378,78 +369,6 @@ fn begin_run(dir: &Path, runs: log::Runs) -> Result<(), Error> {
     write().map_err(|why: io::Error| Error::DataDir(dir.to_owned(), why.to_string()))
 }
 
-/// Opens the stores and makes the namespaces over them; returns the stores' breakers, too.
-fn policies(config: &Config) -> Result<(Policies, Vec<Breaker>), Error> {
-    let mut stores: HashMap<&str, Arc<dyn Store>> = HashMap::new();
-    let mut breakers = Vec::new();
-    for StoreConfig { name, kind, breaker } in &config.stores {
-        let store = match kind {
-            StoreKind::Memory => store::memory(),
-            #[cfg(feature = "redb")]
-            StoreKind::Redb { path } => store::redb(path)?,
-            #[cfg(feature = "postgres")]
-            StoreKind::Postgres(options) => store::postgres(options)?,
-            #[cfg(not(feature = "redb"))]
-            StoreKind::Redb { .. } => {
-                let text = format!("store {name}: this larder was built without redb");
-                return Err(Error::Config(text));
-            }
-        };
-        let store = match breaker {
-            Some(settings) => {
-                let (store, breaker) = guarded(store, name, settings.clone(), Clock::default());
-                breakers.push(breaker);
-                store
-            }
-            None => store,
-        };
-        stores.insert(name, store);
-    }
-    let namespace = |config: &NamespaceConfig| {
-        let store = config
-            .store
-            .as_deref()
-            .and_then(|name| stores.get(name).map(|store| (Box::from(name), store.clone())));
-        Namespace {
-            prefix: config.prefix.as_bytes().into(),
-            db: config.db as usize,
-            read: config.read,
-            write: config.write,
-            ttl: config.ttl,
-            jitter: config.jitter,
-            ttl_means: config.ttl_means,
-            store,
-            behind: config.behind.clone(),
-            ..Namespace::default()
-        }
-    };
-    let mut policies = Policies::new(config.namespaces.iter().map(namespace).collect());
-    if policies.iter().any(|namespace| namespace.write == Write::Behind) {
-        open_journal(&config.settings, &mut policies)?;
-    }
-    Ok((policies, breakers))
-}
-
-/// Opens the journal of the namespaces that write behind, and takes up what is left in it.
-fn open_journal(settings: &Settings, policies: &mut Policies) -> Result<(), Error> {
-    let path = settings.journal_path.clone().unwrap_or_else(|| settings.dir.join("journal"));
-    let options = journal::Options {
-        fsync: match settings.journal_fsync {
-            config::JournalFsync::Always => journal::Fsync::Always,
-            config::JournalFsync::Interval => journal::Fsync::Interval(settings.journal_interval),
-            config::JournalFsync::Never => journal::Fsync::Never,
-        },
-        limit: settings.journal_limit(),
-        recover: match settings.journal_recover {
-            config::JournalRecover::Strict => journal::Recover::Strict,
-            config::JournalRecover::BestEffort => journal::Recover::BestEffort,
-        },
-        ..journal::Options::new(path)
-    };
-    let (dead, disk, clock) = (settings.dir.join(DIRECTORY), Arc::new(Real), Clock::default());
-    Behind::open(policies, options, dead, disk, clock)
-}
-
 /// Brings what the stores lack to them, within a limit.
 fn drain(shared: &Shared, background: &Runtime) {
     let Some(behind) = shared.cache.policies().behind() else { return };
@@ -467,8 +386,7 @@ fn drain(shared: &Shared, background: &Runtime) {
 
 fn shared(
     config: &Config,
-    policies: Policies,
-    breakers: Vec<Breaker>,
+    opened: Opened,
     log: Option<Arc<Log>>,
     background: &Runtime,
     shutdown: mpsc::UnboundedSender<ShutdownRequest>,
@@ -485,7 +403,7 @@ fn shared(
     };
     let clock = Clock::default();
     let started_at = clock.now();
-    let cache = Cache::new(&options, policies, clock, Some(background.handle().clone()));
+    let cache = Cache::new(&options, opened.policies, clock, Some(background.handle().clone()));
     cache.set_store_timeout(settings.store_timeout);
     let workers = match settings.workers {
         0 => thread::available_parallelism().map_or(1, usize::from),
@@ -493,7 +411,8 @@ fn shared(
     };
     Shared {
         cache,
-        breakers,
+        stores: opened.stores,
+        breakers: opened.breakers,
         live: Arc::new(Live::new(&config)),
         clients: DashMap::new(),
         last_client: AtomicU64::new(0),

@@ -403,6 +403,29 @@ impl Store for Guarded {
     fn kind(&self) -> &'static str {
         self.inner.kind()
     }
+
+    fn part(&self, key: &[u8]) -> Result<u32, StoreError> {
+        self.inner.part(key)
+    }
+
+    fn parts(&self) -> u32 {
+        self.inner.parts()
+    }
+
+    /// Also while it is open: a replica that isn't asked for its lag would not be asked for anything, and
+    /// its breaker would stay open.
+    fn lag(&self) -> BoxFuture<'_, Option<Duration>> {
+        self.inner.lag()
+    }
+
+    fn for_writers(&self) -> Option<Arc<dyn Store>> {
+        let inner = self.inner.for_writers()?;
+        Some(Arc::new(Self { inner, breaker: self.breaker.clone() }))
+    }
+
+    fn report(&self) -> Vec<(String, String)> {
+        self.inner.report()
+    }
 }
 
 #[cfg(test)]

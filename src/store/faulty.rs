@@ -3,6 +3,8 @@
 //! [`faulty`] gives the store and a handle, [`Faults`], by which a test makes calls fail, lose their
 //! answers, hang or take long, and learns which calls came. It counts every call, also those that
 //! fail or hang. What it notes of keys is bounded, so that it may stand before a long load.
+//!
+//! [`Regular`] faults come by themselves: with them an application can be tried on a store that fails.
 
 use std::{sync::Arc, time::Duration};
 
@@ -32,6 +34,59 @@ pub fn faulty(inner: Arc<dyn Store>) -> (Arc<dyn Store>, Faults) {
     (Arc::new(FaultyStore { inner, faults: faults.clone() }), faults)
 }
 
+/// Faults that come by themselves, to loads and to applies, each counted by itself; the same at every
+/// run. 0 is never.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Regular {
+    /// Every so manieth call fails, and doesn't reach the store.
+    pub fail_every: u64,
+    /// This percentage of the calls fails, by a chance that `seed` decides.
+    pub fail_percent: u8,
+    /// Decides which calls fail.
+    pub seed: u64,
+    /// Every so manieth call hangs before it reaches the store, and never does.
+    pub hang_every: u64,
+    /// How long a call hangs before it fails.
+    pub hang_for: Duration,
+    /// How much longer each call takes.
+    pub delay: Duration,
+    /// The lag that the store tells of, whatever it is.
+    pub lag: Option<Duration>,
+}
+
+impl Default for Regular {
+    fn default() -> Self {
+        Self {
+            fail_every: 0,
+            fail_percent: 0,
+            seed: 0,
+            hang_every: 0,
+            hang_for: Duration::from_secs(10),
+            delay: Duration::ZERO,
+            lag: None,
+        }
+    }
+}
+
+impl Regular {
+    fn hangs(&self, number: u64) -> bool {
+        self.hang_every != 0 && number.is_multiple_of(self.hang_every)
+    }
+
+    fn fails(&self, number: u64) -> bool {
+        let by_chance = || (mix(self.seed ^ mix(number)) % 100) < u64::from(self.fail_percent);
+        self.fail_every != 0 && number.is_multiple_of(self.fail_every) || by_chance()
+    }
+}
+
+/// A number that looks like chance (splitmix64).
+fn mix(number: u64) -> u64 {
+    let mixed = number.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let mixed = (mixed ^ mixed >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+    mixed ^ mixed >> 31
+}
+
 /// What is to fail: calls `from..from + times` of `op`, counted as [`Faults::calls`] counts.
 #[derive(Debug)]
 struct Plan {
@@ -48,6 +103,7 @@ struct Plan {
 struct State {
     plans: Vec<Plan>,
     delays: [Duration; 3],
+    regular: Regular,
     loaded: Vec<Bytes>,
     applied: Vec<Bytes>,
     refused: Vec<Bytes>,
@@ -106,6 +162,16 @@ impl Faults {
         self.0.state.lock().delays[op as usize] = delay;
     }
 
+    /// From now on there are these faults, too.
+    pub fn regularly(&self, regular: Regular) {
+        self.0.state.lock().regular = regular;
+    }
+
+    /// The lag that the store tells of; None: what the store behind it tells.
+    pub fn set_lag(&self, lag: Option<Duration>) {
+        self.0.state.lock().regular.lag = lag;
+    }
+
     /// Calls of `op` hang before they reach the store, until [`Faults::release`]. One whose future
     /// is dropped while it hangs never happens.
     pub fn hold(&self, op: Op) {
@@ -153,11 +219,24 @@ impl Faults {
         });
         let mut held = self.0.held[op as usize].subscribe();
         let _ = held.wait_for(|held| !held).await;
-        let delay = self.0.state.lock().delays[op as usize];
+        let (mut delay, regular) = {
+            let state = self.0.state.lock();
+            (state.delays[op as usize], (op != Op::Ping).then(|| state.regular.clone()))
+        };
+        delay += regular.as_ref().map_or(Duration::ZERO, |regular| regular.delay);
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
-        self.verdict(op, number)
+        match regular {
+            Some(regular) if regular.hangs(number) => {
+                tokio::time::sleep(regular.hang_for).await;
+                Err(StoreError::Timeout("it was made to hang".into()))
+            }
+            Some(regular) if regular.fails(number) => {
+                Err(StoreError::Down("it was made to fail".into()))
+            }
+            _ => self.verdict(op, number),
+        }
     }
 
     /// Err: the call fails; Ok(Some): it is done and its answer lost. The earliest plan decides.
@@ -223,6 +302,33 @@ impl Store for FaultyStore {
 
     fn kind(&self) -> &'static str {
         "faulty"
+    }
+
+    fn part(&self, key: &[u8]) -> Result<u32, StoreError> {
+        self.inner.part(key)
+    }
+
+    fn parts(&self) -> u32 {
+        self.inner.parts()
+    }
+
+    fn lag(&self) -> BoxFuture<'_, Option<Duration>> {
+        let told = self.faults.0.state.lock().regular.lag;
+        Box::pin(async move {
+            match told {
+                Some(lag) => Some(lag),
+                None => self.inner.lag().await,
+            }
+        })
+    }
+
+    fn for_writers(&self) -> Option<Arc<dyn Store>> {
+        let inner = self.inner.for_writers()?;
+        Some(Arc::new(Self { inner, faults: self.faults.clone() }))
+    }
+
+    fn report(&self) -> Vec<(String, String)> {
+        self.inner.report()
     }
 }
 
@@ -300,5 +406,26 @@ mod tests {
         let began = std::time::Instant::now();
         block_on(store.ping()).unwrap();
         assert!(began.elapsed() >= delay);
+    }
+    #[test]
+    fn regular_faults_come_by_themselves_and_at_every_run_alike() {
+        let run = |regular: Regular| {
+            let (store, faults) = faulty(crate::store::memory());
+            faults.regularly(regular);
+            let load = |_| block_on(store.load(&[key("a")])).is_err();
+            let failed: Vec<bool> = (0..200).map(load).collect();
+            block_on(store.ping()).unwrap();
+            failed
+        };
+        let every = run(Regular { fail_every: 3, ..Regular::default() });
+        assert_eq!(every[..6], [false, false, true, false, false, true]);
+        let by_chance = |seed| run(Regular { fail_percent: 30, seed, ..Regular::default() });
+        assert_eq!(by_chance(1), by_chance(1));
+        assert_ne!(by_chance(1), by_chance(2));
+        let count = by_chance(1).iter().filter(|failed| **failed).count();
+        assert!((40..80).contains(&count), "{count}");
+        let hang_for = Duration::from_millis(1);
+        let hang = run(Regular { hang_every: 2, hang_for, ..Regular::default() });
+        assert_eq!(hang[..4], [false, true, false, true]);
     }
 }

@@ -2,22 +2,28 @@
 //!
 //! A store must remember; a tier may forget. [`Store`] is the whole contract: load many, apply many,
 //! ping. Its duties are written on the trait, `suite.rs` holds every implementation to them, and
-//! [`faulty`] wraps any store with errors and delays to test what stands above. Full keys, the
-//! namespace's prefix included, go to a store.
+//! [`faulty`] wraps any store with errors and delays to test what stands above. [`sharded`] and
+//! [`replicated`] are made of other stores. Full keys, the namespace's prefix included, go to a store.
 
-use std::{fmt, pin::Pin, sync::Arc};
+use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
 use crate::{clock::Clock, error::ClientError};
 
+pub mod balance;
 pub mod breaker;
+mod component;
 pub mod faulty;
 mod memory;
+pub mod pattern;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "redb")]
 mod redb;
+pub mod replicated;
+pub mod ring;
+pub mod sharded;
 #[cfg(test)]
 mod suite;
 
@@ -156,6 +162,33 @@ pub trait Store: Send + Sync + 'static {
 
     /// A short name for logs and INFO.
     fn kind(&self) -> &'static str;
+
+    /// Which part of the store a key is in, below [`Store::parts`]: a batch over more than one part
+    /// can't be all or none, and is refused before anything has changed. An error if it is in none.
+    fn part(&self, _key: &[u8]) -> Result<u32, StoreError> {
+        Ok(0)
+    }
+
+    /// How many parts there are.
+    fn parts(&self) -> u32 {
+        1
+    }
+
+    /// By how much it lags behind what it is a copy of; 0 if it is no copy, None if it can't tell.
+    fn lag(&self) -> BoxFuture<'_, Option<Duration>> {
+        Box::pin(async { None })
+    }
+
+    /// The store as whoever writes to it has to see it, where that differs: nothing that it loads is
+    /// older than what it wrote (SEMANTICS 15).
+    fn for_writers(&self) -> Option<Arc<dyn Store>> {
+        None
+    }
+
+    /// What an operator should see of the stores that it is made of: the name of each, and figures.
+    fn report(&self) -> Vec<(String, String)> {
+        Vec::new()
+    }
 }
 
 /// A store in this process's memory: for tests, and for embedders that need no durability.

@@ -2,6 +2,8 @@
 //! state, because it failed, was late or was dropped, is closed; the next call opens a new one. So the
 //! store comes back by itself when Postgres does.
 
+use std::time::Duration;
+
 use deadpool_postgres::{
     ClientWrapper, Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError,
     RecyclingMethod, Runtime,
@@ -14,6 +16,16 @@ use super::{
     options::{PostgresOptions, Times},
 };
 use crate::{error::Error, store::StoreError};
+
+/// The seconds by which a standby lags: none if it is connected and has replayed all that it received,
+/// else since when the last transaction that it replayed was committed. A primary doesn't lag.
+const LAG: &str = "\
+select case
+  when not pg_is_in_recovery() then 0
+  when pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn()
+    and exists (select from pg_stat_wal_receiver) then 0
+  else extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp())
+end::float8";
 
 /// The pool, and how long what may take.
 pub(super) struct Link {
@@ -68,6 +80,15 @@ impl Link {
     /// Closes the connections that nobody has: what is prepared on them is good no more.
     pub(super) fn forget(&self) {
         let _ = self.pool.retain(|_, _| false);
+    }
+
+    /// By how much the server lags behind its primary.
+    pub(super) async fn lag(&self) -> Option<Duration> {
+        let lease = self.ready(self.lease()).await.ok()?;
+        let answer = self.answer(lease.client().query_one(LAG, &[])).await;
+        let row = lease.settle(answer).ok()?;
+        let seconds: Option<f64> = row.try_get(0).ok()?;
+        Duration::try_from_secs_f64(seconds?.max(0.0)).ok()
     }
 
     /// Sends something and waits for the answer, until it is known dead.

@@ -2,7 +2,7 @@
 //!
 //! - `table.rs`: a table of our own, made when it is first needed, with all that a store has to keep;
 //! - `rows.rs`: tables that are there, through your own SQL with named parameters (`sql.rs`), the keys'
-//!   parts taken from a pattern (`pattern.rs`).
+//!   parts taken from a pattern.
 //!
 //! `link.rs` has the connections. No connection is opened at the start, and one that broke is replaced at
 //! the next call: a cache starts and serves what it has while its database is down.
@@ -16,7 +16,6 @@
 mod error;
 mod link;
 mod options;
-mod pattern;
 mod rows;
 mod sql;
 mod table;

@@ -5,10 +5,8 @@ use std::time::Duration;
 
 use tokio_postgres::{Config, config::SslMode};
 
-use super::{
-    pattern::Pattern,
-    sql::{Binding, Sql},
-};
+use super::sql::{Binding, Sql};
+use crate::store::pattern::Pattern;
 
 /// Connections, unless told otherwise.
 const POOL: usize = 8;
@@ -16,6 +14,8 @@ const POOL: usize = 8;
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The table, unless told otherwise.
 const TABLE: &str = "larder";
+/// Parameters that a part of the key can't be called.
+const RESERVED: [&str; 3] = ["value", "version", "deadline"];
 /// The longest name in Postgres, in bytes.
 const MAX_NAME: usize = 63;
 
@@ -149,6 +149,9 @@ impl PostgresOptions {
     /// Which of the texts is wrong, and why.
     pub fn set_sql(&mut self, texts: SqlTexts<'_>) -> Result<(), (&'static str, String)> {
         let pattern = Pattern::parse(texts.pattern).map_err(|why| ("pattern", why))?;
+        if let Some(name) = RESERVED.into_iter().find(|name| pattern.place(name).is_some()) {
+            return Err(("pattern", format!("`{{{name}}}`: `:{name}` has a meaning of its own")));
+        }
         let read = |name: &'static str, text: &str, more: &[(&str, Binding)]| {
             let known = |name: &str| match more.iter().find(|(known, _)| *known == name) {
                 Some((_, binding)) => Some(*binding),
@@ -290,6 +293,8 @@ mod tests {
     fn statements_know_their_names() {
         let mut options = PostgresOptions::new("postgres://db/shop").unwrap();
         let texts = SqlTexts { pattern: "u:{id}", load: "select :id", ..SqlTexts::default() };
+        let reserved = options.set_sql(SqlTexts { pattern: "u:{value}", ..texts });
+        assert_eq!(reserved.unwrap_err().0, "pattern");
         options.set_sql(texts).unwrap();
         assert_eq!(options.missing_for_writes(), Some("save"));
         assert!(options.may_hold("u:") && !options.may_hold("v:"));

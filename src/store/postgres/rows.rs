@@ -8,7 +8,7 @@
 //! Nothing is kept of versions and deadlines but what the statements keep: by themselves they take every
 //! change, and a TTL ends the cached copy only (SEMANTICS 13, 14).
 
-use std::{borrow::Cow, pin::Pin, task::Poll};
+use std::{borrow::Cow, pin::Pin, task::Poll, time::Duration};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::time::Instant;
@@ -243,6 +243,10 @@ impl Store for RowStore {
 
     fn kind(&self) -> &'static str {
         "postgres"
+    }
+
+    fn lag(&self) -> BoxFuture<'_, Option<Duration>> {
+        Box::pin(self.link.lag())
     }
 }
 

@@ -11,7 +11,7 @@
 //! one statement, and so is a batch of changes, deletes and all: one round trip, and one transaction. A
 //! row past its deadline is absent, and stays until its key is written again.
 
-use std::{borrow::Cow, collections::HashMap};
+use std::{borrow::Cow, collections::HashMap, time::Duration};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -182,6 +182,10 @@ impl Store for TableStore {
 
     fn kind(&self) -> &'static str {
         "postgres"
+    }
+
+    fn lag(&self) -> BoxFuture<'_, Option<Duration>> {
+        Box::pin(self.link.lag())
     }
 }
 

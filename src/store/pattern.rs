@@ -1,4 +1,4 @@
-//! Patterns of keys: `user:{id}:{field}`. A pattern fits a whole key; `{name}` stands for one byte or
+//! Patterns of keys: `user:{id}:{field}`, of which a store uses the parts. A pattern fits a whole key; `{name}` stands for one byte or
 //! more, up to the first place where the text behind it begins, the last one up to the key's end. `{{`
 //! and `}}` are braces.
 
@@ -6,7 +6,7 @@ use memchr::memmem;
 
 /// See the module's doc.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Pattern {
+pub struct Pattern {
     /// What a key begins with.
     head: String,
     /// Each part's name, and the text behind it.
@@ -15,7 +15,10 @@ pub(super) struct Pattern {
 
 impl Pattern {
     /// Reads a pattern.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
         let mut pattern = Self { head: String::new(), parts: Vec::new() };
         let mut signs = text.chars().peekable();
         while let Some(sign) = signs.next() {
@@ -54,9 +57,6 @@ impl Pattern {
                 "a name in braces is made of letters, digits and `_`, a letter first".into()
             );
         }
-        if ["value", "version", "deadline"].contains(&&*name) {
-            return Err(format!("`{{{name}}}`: `:{name}` has a meaning of its own"));
-        }
         if self.place(&name).is_some() {
             return Err(format!("`{{{name}}}` comes twice"));
         }
@@ -68,17 +68,17 @@ impl Pattern {
     }
 
     /// The number of a part.
-    pub(super) fn place(&self, name: &str) -> Option<usize> {
+    pub fn place(&self, name: &str) -> Option<usize> {
         self.parts.iter().position(|(known, _)| known == name)
     }
 
     /// The names of the parts.
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+    pub fn names(&self) -> impl Iterator<Item = &str> {
         self.parts.iter().map(|(name, _)| name.as_str())
     }
 
     /// Whether a key with this prefix may fit.
-    pub(super) fn may_fit(&self, prefix: &str) -> bool {
+    pub fn may_fit(&self, prefix: &str) -> bool {
         if self.parts.is_empty() {
             return self.head.starts_with(prefix);
         }
@@ -86,7 +86,7 @@ impl Pattern {
     }
 
     /// The parts of a key, if it fits.
-    pub(super) fn parts_of<'k>(&self, key: &'k [u8]) -> Option<Vec<&'k [u8]>> {
+    pub fn parts_of<'k>(&self, key: &'k [u8]) -> Option<Vec<&'k [u8]>> {
         let mut rest = key.strip_prefix(self.head.as_bytes())?;
         let mut found = Vec::with_capacity(self.parts.len());
         for (_, behind) in &self.parts {
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn wrong_patterns_are_refused() {
-        for pattern in ["{", "}", "{}", "{1a}", "{a}{b}", "{a}:{a}", "{a-b}", "{value}", "a{{b}"] {
+        for pattern in ["{", "}", "{}", "{1a}", "{a}{b}", "{a}:{a}", "{a-b}", "a{{b}"] {
             assert!(Pattern::parse(pattern).is_err(), "{pattern}");
         }
     }
