@@ -93,6 +93,7 @@ impl Inner {
                 value: Bytes::copy_from_slice(entry.value()),
                 deadline: entry.deadline(),
                 version,
+                fresh_for: None,
             }),
             None => store::Change::Delete { version },
         }

@@ -12,9 +12,12 @@ use std::{ffi::OsString, path::PathBuf};
 mod docs;
 mod file;
 mod flags;
+mod http;
 mod kind;
 mod live;
 mod machine;
+#[cfg(any(feature = "postgres", feature = "redis-store", feature = "http"))]
+mod password;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod rewrite;
@@ -22,6 +25,7 @@ mod settings;
 mod tables;
 mod types;
 mod unit;
+mod upstream;
 
 pub use self::{
     docs::markdown,

@@ -390,6 +390,10 @@ fn policies(config: &Config) -> Result<(Policies, Vec<Breaker>), Error> {
             StoreKind::Redb { path } => store::redb(path)?,
             #[cfg(feature = "postgres")]
             StoreKind::Postgres(options) => store::postgres(options)?,
+            #[cfg(feature = "redis-store")]
+            StoreKind::Redis(options) => store::redis(options),
+            #[cfg(feature = "http")]
+            StoreKind::Http(options) => store::http(options),
             #[cfg(not(feature = "redb"))]
             StoreKind::Redb { .. } => {
                 let text = format!("store {name}: this larder was built without redb");

@@ -5,7 +5,7 @@
 //! [`faulty`] wraps any store with errors and delays to test what stands above. Full keys, the
 //! namespace's prefix included, go to a store.
 
-use std::{fmt, pin::Pin, sync::Arc};
+use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
@@ -13,16 +13,32 @@ use crate::{clock::Clock, error::ClientError};
 
 pub mod breaker;
 pub mod faulty;
+#[cfg(feature = "http")]
+mod http;
+#[cfg(any(feature = "redis-store", feature = "http"))]
+mod link;
 mod memory;
+#[cfg(any(feature = "redis-store", feature = "http"))]
+mod pool;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "redb")]
 mod redb;
+#[cfg(feature = "redis-store")]
+mod redis;
 #[cfg(test)]
 mod suite;
+#[cfg(any(feature = "postgres", feature = "redis-store", feature = "http"))]
+mod times;
+#[cfg(any(feature = "redis-store", feature = "http"))]
+mod wire;
 
+#[cfg(feature = "http")]
+pub use self::http::HttpOptions;
 #[cfg(feature = "postgres")]
 pub use self::postgres::{PostgresOptions, SqlTexts};
+#[cfg(feature = "redis-store")]
+pub use self::redis::RedisOptions;
 
 /// What the methods of a [`Store`] return: a boxed future, so that stores can be trait objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -34,7 +50,7 @@ pub const MAX_KEY: usize = 1024 * 1024;
 pub const MAX_VALUE: u64 = u32::MAX as u64;
 
 /// What a store keeps for a key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
     /// The value; for now always a string's bytes.
     pub value: Bytes,
@@ -43,6 +59,9 @@ pub struct Record {
     pub deadline: u64,
     /// The version of the write that made it (SEMANTICS 14).
     pub version: u64,
+    /// How long a cached copy is good for, where the store that answers a load says so; zero: there is
+    /// to be no copy. It is no part of the data, and no store keeps it.
+    pub fresh_for: Option<Duration>,
 }
 
 /// What happens to a key.
@@ -183,6 +202,20 @@ pub fn redb(path: impl AsRef<std::path::Path>) -> Result<Arc<dyn Store>, crate::
 #[cfg(feature = "postgres")]
 pub fn postgres(options: &PostgresOptions) -> Result<Arc<dyn Store>, crate::error::Error> {
     postgres::open(options, Clock::default())
+}
+
+/// A store over a server that speaks the Redis protocol. It needs no server yet: it connects when it is
+/// called, and again when a connection broke.
+#[cfg(feature = "redis-store")]
+pub fn redis(options: &RedisOptions) -> Arc<dyn Store> {
+    Arc::new(redis::RedisStore::new(options, Clock::default()))
+}
+
+/// A store over HTTP. It needs no server yet: it connects when it is called, and again when a connection
+/// broke.
+#[cfg(feature = "http")]
+pub fn http(options: &HttpOptions) -> Arc<dyn Store> {
+    Arc::new(http::HttpStore::new(options, Clock::default()))
 }
 
 /// Version and deadline of what a store holds for a key: enough for the rule of versions.

@@ -9,11 +9,11 @@ use deadpool_postgres::{
 use tokio::time::{Instant, timeout};
 use tokio_postgres::{NoTls, Statement};
 
-use super::{
-    error::Trouble,
-    options::{PostgresOptions, Times},
+use super::{error::Trouble, options::PostgresOptions};
+use crate::{
+    error::Error,
+    store::{StoreError, times::Times},
 };
-use crate::{error::Error, store::StoreError};
 
 /// The pool, and how long what may take.
 pub(super) struct Link {
