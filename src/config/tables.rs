@@ -691,7 +691,10 @@ mod tests {
         for (text, message) in [
             ("store = 1", "1:9: stores are tables, `[store.NAME]`"),
             ("[store.a]\npath = 'x'", "1:1: `kind` is missing"),
-            ("[store.a]\nkind = 'oracle'", "2:8: `kind`: expected one of memory, redb, postgres, redis, http"),
+            (
+                "[store.a]\nkind = 'oracle'",
+                "2:8: `kind`: expected one of memory, redb, postgres, redis, http",
+            ),
             ("[store.a]\nkidn = 'redb'", "2:1: unknown key `kidn`; did you mean `kind`?"),
             (
                 "[store.a]\nkind = 'memory'\npath = 'x'",

@@ -84,7 +84,10 @@ mod tests {
                 "3:7: `url`: a user needs a `password-env` or `password-file`",
             ),
             (&format!("{URL}table = 'x'\n"), "4:9: a store of kind `redis` has no `table`"),
-            (&format!("{URL}max-body = '1mb'\n"), "4:12: a store of kind `redis` has no `max-body`"),
+            (
+                &format!("{URL}max-body = '1mb'\n"),
+                "4:12: a store of kind `redis` has no `max-body`",
+            ),
             (
                 &format!("{URL}statement-timeout = '2s'\n"),
                 "4:21: `statement-timeout`: not below `store-timeout`, which is 2s",

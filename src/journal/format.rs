@@ -334,7 +334,8 @@ mod tests {
             assert!(SegmentHead::decode(&bytes).is_err(), "bit {bit}");
             bytes[bit / 8] ^= 1 << (bit % 8);
         }
-        let put = Change::Put(Record { value: "value".into(), deadline: 4, version: 6, fresh_for: None });
+        let put =
+            Change::Put(Record { value: "value".into(), deadline: 4, version: 6, fresh_for: None });
         let head = Head { db: 300, sequence: 7, written: 2, supersedes: 1, ..Head::of(&put, 3) };
         let mut bytes = head.encode(11, 13);
         assert_eq!(Head::decode(&bytes, 11), Ok((head, 13)));

@@ -386,7 +386,10 @@ mod tests {
         let found = block_on(async { open(&path).load(&keys).await.unwrap() });
         assert_eq!(found[0], None);
         for (key, record) in keys.iter().zip(found).skip(1) {
-            assert_eq!(record, Some(Record { value: key.clone(), version: 7, ..Record::default() }));
+            assert_eq!(
+                record,
+                Some(Record { value: key.clone(), version: 7, ..Record::default() })
+            );
         }
     }
 

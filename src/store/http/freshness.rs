@@ -31,7 +31,11 @@ fn seconds(headers: &HeaderMap, name: &str) -> Option<u64> {
     let digits = value.trim_matches('"');
     let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     // More than fits is for ever, nearly.
-    Some(if is_number { digits.parse().unwrap_or(u64::from(u32::MAX)).min(u32::MAX.into()) } else { 0 })
+    Some(if is_number {
+        digits.parse().unwrap_or(u64::from(u32::MAX)).min(u32::MAX.into())
+    } else {
+        0
+    })
 }
 
 fn directives(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {

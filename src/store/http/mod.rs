@@ -191,12 +191,8 @@ fn stamped(answer: &Answer, record: Record) -> Record {
 /// A status that is no answer, where nothing has changed (SEMANTICS 17).
 fn failure(status: StatusCode) -> StoreError {
     let is_stores_fault = status.is_server_error()
-        || [
-            StatusCode::REQUEST_TIMEOUT,
-            StatusCode::TOO_EARLY,
-            StatusCode::TOO_MANY_REQUESTS,
-        ]
-        .contains(&status);
+        || [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS]
+            .contains(&status);
     match status {
         _ if is_stores_fault => StoreError::Down(said(status)),
         _ if status.is_redirection() => {

@@ -56,7 +56,8 @@ impl HttpOptions {
         }
         let rest = url.strip_prefix("http://").ok_or(FORM)?;
         let (place, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
-        if path.contains('@') || place.rsplit_once('@').is_some_and(|(user, _)| user.contains(':')) {
+        if path.contains('@') || place.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'))
+        {
             return Err("no password here; name `password-env` or `password-file`".into());
         }
         let (user, place) = match place.rsplit_once('@') {

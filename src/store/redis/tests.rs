@@ -6,10 +6,7 @@ mod instance;
 use std::{sync::Arc, time::Duration};
 
 use super::*;
-use crate::store::{
-    MAX_KEY,
-    suite::{Limits, block_on, delete, key, put, suite, suite_within, text},
-};
+use crate::store::suite::{Limits, block_on, delete, key, put, suite, suite_within, text};
 use instance::Redis;
 
 /// Random histories: each batch is a round trip.
@@ -40,7 +37,7 @@ fn with_versions_it_does_its_duties() {
 #[test]
 fn without_versions_it_does_all_but_that() {
     let Some(redis) = Redis::start() else { return };
-    suite_within(CASES, Limits { versions: false, key: MAX_KEY }, |clock| {
+    suite_within(CASES, Limits { versions: false, ..Limits::NONE }, |clock| {
         redis.ask("FLUSHALL");
         (open(&redis, false, clock), ())
     });
