@@ -60,7 +60,7 @@ pub struct Record {
     /// The version of the write that made it (SEMANTICS 14).
     pub version: u64,
     /// How long a cached copy is good for, where the store that answers a load says so; zero: there is
-    /// to be no copy. It is no part of the data, and no store keeps it.
+    /// to be no copy. It is no part of the data: a store need not keep it.
     pub fresh_for: Option<Duration>,
 }
 
