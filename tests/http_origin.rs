@@ -26,16 +26,17 @@ fn expect_error(conn: &mut Raw, line: &str, start: &str) {
     assert!(reply.starts_with(&format!("-{start}")), "{line}: {reply}");
 }
 
-/// How often the origin was asked for a path.
-fn asked(origin: &Origin, path: &str) -> usize {
-    let is_for = |head: &&String| head.split(' ').nth(1) == Some(path);
-    origin.requests().iter().filter(is_for).count()
+/// What the origin was asked for a path.
+fn asked(origin: &Origin, path: &str) -> Vec<String> {
+    let mut all = origin.requests();
+    all.retain(|head| head.split(' ').nth(1) == Some(path));
+    all
 }
 
 #[test]
 fn values_are_loaded_written_and_deleted() {
     let origin = Origin::start();
-    let mut server = Server::start_with(&config(&origin, "20s", ""), &[]);
+    let server = Server::start_with(&config(&origin, "20s", ""), &[]);
     let conn = &mut server.raw();
     origin.put("/page%3Aa%2Fb", "hello");
     expect(conn, "MGET page:a/b page:none", "*2|$5|hello|$-1");
@@ -49,7 +50,7 @@ fn values_are_loaded_written_and_deleted() {
     let text = |text: &str| Some(text.to_owned());
     assert_eq!(stored, [text("teas"), None, text("b"), text("x\r\n")]);
     expect(conn, "SET item:4 soon EX 1000", "+OK");
-    let put = origin.requests().pop().expect("a request");
+    let put = asked(&origin, "/item%3A4").pop().expect("a request");
     assert!(put.starts_with("PUT /item%3A4 HTTP/1.1\r\n"), "{put}");
     assert!(put.contains("larder-version: ") && put.contains("larder-deadline: "), "{put}");
     // With no word of the origin a copy is good until it is dropped.
@@ -57,8 +58,9 @@ fn values_are_loaded_written_and_deleted() {
     expect(conn, "GET page:a/b", "$5|hello");
     expect(conn, "FLUSHALL", "+OK");
     expect(conn, "GET page:a/b", "$7|changed");
-    expect(conn, "TTL item:4", ":-2");
-    server.kill9();
+    let left = conn.ask_line("TTL item:4");
+    let left: u64 = left.trim_start_matches(':').trim().parse().expect("a deadline");
+    assert!((900..=1000).contains(&left), "{left}");
 }
 
 #[test]
@@ -78,15 +80,13 @@ fn copies_are_as_fresh_as_the_origin_says() {
     expect(conn, "GET page:now", "$1|2");
     expect(conn, "GET page:now", "$1|2");
     expect(conn, "TTL page:now", ":-1");
-    assert_eq!(asked(&origin, "/page%3Anow"), 3);
-    let last = origin.requests().pop().expect("a request");
-    assert!(last.contains("if-none-match: \"1\""), "{last}");
+    let all = asked(&origin, "/page%3Anow");
+    assert!(all.len() == 3 && all[2].contains("if-none-match: \"1\""), "{all:?}");
     // It is loaded again when its time is over.
     origin.script("/page%3Asoon", [answer("max-age=1", "old"), answer("max-age=3600", "new")]);
     expect(conn, "GET page:soon", "$3|old");
-    expect(conn, "GET page:soon", "$3|old");
     eventually("the copy's time is over", || conn.ask_line("GET page:soon") == "$3\r\nnew\r\n");
-    assert_eq!(asked(&origin, "/page%3Asoon"), 2);
+    assert_eq!(asked(&origin, "/page%3Asoon").len(), 2);
 }
 
 #[test]

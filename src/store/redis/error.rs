@@ -76,6 +76,10 @@ fn is_unknown(text: &str) -> bool {
 }
 
 fn is_stores_fault(text: &str) -> bool {
+    // Before Redis 7 what a script is answered is wrapped in where it was.
+    if text.starts_with('@') || text.starts_with("ERR Error running script") {
+        return text.split([' ', ':', '-']).any(|word| STORES_FAULT.contains(&word));
+    }
     let code = text.split(' ').next().unwrap_or_default();
     STORES_FAULT.contains(&code) || STORES_TEXTS.iter().any(|start| text.starts_with(start))
 }
@@ -120,11 +124,20 @@ mod tests {
             "CLUSTERDOWN",
             "MASTERDOWN Link with MASTER is down",
             "ERR max number of clients reached",
+            "@user_script: 9: -OOM command not allowed",
+            "ERR Error running script (call to f_1): @user_script:9: READONLY You can't write",
         ] {
             let error = Trouble::Reply(text.into()).unchanged();
             assert_eq!(error, StoreError::Down(text.into()));
         }
-        for text in ["WRONGTYPE Operation", "NOPERM no", "ERR value", "OOMPH", "MOVED 1 a:1"] {
+        for text in [
+            "WRONGTYPE Operation",
+            "NOPERM no",
+            "ERR value",
+            "OOMPH",
+            "MOVED 1 a:1",
+            "@user_script: 9: WRONGTYPE",
+        ] {
             let error = Trouble::Reply(text.into()).unchanged();
             assert_eq!(error, StoreError::Refused(text.into()));
         }

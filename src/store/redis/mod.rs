@@ -132,14 +132,23 @@ impl RedisStore {
         if changes.is_empty() {
             return Ok(());
         }
-        let result = match &self.script {
-            Some(script) => self.apply_by_script(script, changes).await,
-            None => self.apply_plainly(changes).await,
-        };
-        match result {
-            Ok(()) => Ok(()),
-            Err(Trouble::Silent(silence)) => Err(self.connections.dead(silence).await),
-            Err(other) => Err(other.unchanged()),
+        let mut tries = 0;
+        loop {
+            let result = match &self.script {
+                Some(script) => self.apply_by_script(script, changes).await,
+                None => self.apply_plainly(changes).await,
+            };
+            match result {
+                Ok(()) => return Ok(()),
+                // The connection had ended unnoticed.
+                Err(Trouble::Silent(why))
+                    if tries < RETRIES && why.is_lost() && why.is_unsent() =>
+                {
+                    tries += 1;
+                }
+                Err(Trouble::Silent(silence)) => return Err(self.connections.dead(silence).await),
+                Err(other) => return Err(other.unchanged()),
+            }
         }
     }
 
