@@ -67,7 +67,8 @@ impl HttpOptions {
         let authority: Authority = place.parse().map_err(|_| FORM.to_owned())?;
         let port = match authority.port() {
             Some(_) => authority.port_u16().ok_or(FORM)?,
-            None => 80,
+            None if authority.host().len() == place.len() => 80,
+            None => return Err(FORM.into()),
         };
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         if host.is_empty() {
