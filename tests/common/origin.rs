@@ -110,7 +110,7 @@ impl Origin {
         format!("http://127.0.0.1:{}/", self.port)
     }
 
-    /// The next requests for a path are answered so, one after the other.
+    /// The next requests for a path, or of `METHOD path`, are answered so, one after the other.
     pub fn script(&self, path: &str, scripts: impl IntoIterator<Item = Script>) {
         let all: VecDeque<_> = scripts.into_iter().collect();
         lock(&self.state).scripts.insert(path.to_owned(), all);
@@ -193,7 +193,9 @@ fn serve(mut stream: &TcpStream, state: &Mutex<State>) -> Option<()> {
     let script = {
         let mut state = lock(state);
         state.requests.push(request.head.clone());
-        state.scripts.get_mut(&request.path).and_then(VecDeque::pop_front)
+        let of_method = format!("{} {}", request.method, request.path);
+        let mut next = |name: &str| state.scripts.get_mut(name).and_then(VecDeque::pop_front);
+        next(&of_method).or_else(|| next(&request.path))
     };
     let is_head = request.method == "HEAD";
     let (status, headers, body) = match script {
