@@ -209,7 +209,7 @@ fn fill_store(path: &Path, records: &[Request]) -> io::Result<()> {
     let value = Bytes::from(vec![b'v'; LONGEST as usize]);
     for batch in records.chunks(BATCH) {
         let put = |(key, len): &Request| {
-            let record = Record { value: value.slice(..*len), deadline: 0, version: 1 };
+            let record = Record { value: value.slice(..*len), version: 1, ..Record::default() };
             (Bytes::copy_from_slice(key), Change::Put(record))
         };
         let changes: Vec<_> = batch.iter().map(put).collect();

@@ -75,8 +75,11 @@ fn child(dir: &Path, round: u64) {
             // What is appended next has this number; it is alone.
             let supersedes = newest.get(&key).copied();
             let sequence = last.or(newest.values().max().copied()).map_or(0, Position::sequence);
-            let record =
-                Record { value: value(sequence).into(), deadline: 0, version: sequence + 1 };
+            let record = Record {
+                value: value(sequence).into(),
+                version: sequence + 1,
+                ..Record::default()
+            };
             let change = Change::Put(record);
             let effect = Effect { db: 0, key: key.clone(), change, supersedes };
             let position = journal.append(&mut reservation, effect).expect("appended");

@@ -66,7 +66,7 @@ fn fill(path: &Path, pairs: &[(&str, &str)]) {
     let store = larder::store::redb(path).expect("a new store");
     let put = |(key, value): &(&str, &str)| {
         let value = bytes::Bytes::copy_from_slice(value.as_bytes());
-        let record = larder::store::Record { value, deadline: 0, version: 1 };
+        let record = larder::store::Record { value, version: 1, ..Default::default() };
         let key = bytes::Bytes::copy_from_slice(key.as_bytes());
         (key, larder::store::Change::Put(record))
     };

@@ -13,7 +13,7 @@ fn fill(path: &Path, pairs: &[(String, &str)]) {
     let store = larder::store::redb(path).expect("a new store");
     let put = |(key, value): &(String, &str)| {
         let value = bytes::Bytes::copy_from_slice(value.as_bytes());
-        let record = larder::store::Record { value, deadline: 0, version: 1 };
+        let record = larder::store::Record { value, deadline: 0, version: 1, fresh_for: None };
         let key = bytes::Bytes::copy_from_slice(key.as_bytes());
         (key, larder::store::Change::Put(record))
     };

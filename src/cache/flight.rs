@@ -10,9 +10,12 @@
 //! the store. Who waits too long for the disk takes it for a miss, if all they want is to read
 //! (SEMANTICS 3), or asks the store without it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -338,7 +341,12 @@ impl Pilot {
         let access = cache.memory.rules().eviction().first_access(now);
         let meta = Meta { deadline: record.deadline, access, ..Meta::default() };
         let meta = cache.policies.stamp(self.db, &self.key, now, meta);
+        let meta = fresh_within(meta, record.fresh_for, now);
         let entry = EntryRef::new(&self.key, &[&record.value], &meta);
+        if record.fresh_for.is_some_and(|fresh_for| fresh_for.is_zero()) {
+            // Only for those who have asked already.
+            return Some((Arc::new(entry), Origin::Store));
+        }
         Some((self.install(entry, known), Origin::Store))
     }
 
@@ -352,6 +360,14 @@ impl Pilot {
         }
         Arc::new(entry)
     }
+}
+
+/// A copy is good for as long as its namespace and its store both say.
+fn fresh_within(meta: Meta, fresh_for: Option<Duration>, now: u64) -> Meta {
+    let Some(fresh_for) = fresh_for else { return meta };
+    let end = now.saturating_add(u64::try_from(fresh_for.as_millis()).unwrap_or(u64::MAX)).max(1);
+    let fresh_until = if meta.fresh_until == 0 { end } else { meta.fresh_until.min(end) };
+    Meta { fresh_until, ..meta }
 }
 
 impl Drop for Pilot {

@@ -191,6 +191,7 @@ impl Inner {
                     TtlMeans::Cache => 0,
                 },
                 version,
+                fresh_for: None,
             }),
             None => store::Change::Delete { version },
         }

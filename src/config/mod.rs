@@ -13,9 +13,12 @@ mod composed;
 mod docs;
 mod file;
 mod flags;
+mod http;
 mod kind;
 mod live;
 mod machine;
+#[cfg(any(feature = "postgres", feature = "redis-store", feature = "http"))]
+mod password;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod rewrite;
@@ -23,6 +26,7 @@ mod settings;
 mod tables;
 mod types;
 mod unit;
+mod upstream;
 
 pub use self::{
     composed::COMPOSED_KEYS,

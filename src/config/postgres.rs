@@ -1,13 +1,12 @@
 //! The keys of a `[store.NAME]` of kind `postgres`. What they say is checked here, so that a mistake is
-//! shown with its line; a secret is read here, and shown nowhere.
+//! shown with its line.
 
-use std::{fs, path::Path};
-
-use super::{kind::Value, settings::Settings, tables::Reader};
+use super::{
+    password::{read_limit, read_password, read_pool, wrong},
+    settings::Settings,
+    tables::Reader,
+};
 use crate::store::{PostgresOptions, SqlTexts};
-
-/// The largest file that a password is read from, in bytes.
-const MAX_PASSWORD: u64 = 4096;
 
 /// Reads the table of a store over Postgres.
 pub(super) fn read(table: &Reader<'_>, settings: &Settings) -> Result<PostgresOptions, String> {
@@ -18,22 +17,14 @@ pub(super) fn read(table: &Reader<'_>, settings: &Settings) -> Result<PostgresOp
     if let Some(password) = read_password(table)? {
         options.set_password(&password);
     }
-    if let Some(Value::Integer(pool)) = table.value("pool")? {
-        options.set_pool(usize::try_from(pool).unwrap_or(1));
+    if let Some(pool) = read_pool(table)? {
+        options.set_pool(pool);
     }
-    let limit = match table.value("statement-timeout")? {
-        Some(Value::Time(limit)) => limit,
-        _ => None,
-    };
     options
-        .set_timeouts(settings.store_timeout, limit)
+        .set_timeouts(settings.store_timeout, read_limit(table)?)
         .map_err(|why| wrong(table, "statement-timeout", &why))?;
     read_layout(table, &mut options)?;
     Ok(options)
-}
-
-fn wrong(table: &Reader<'_>, key: &str, why: &str) -> String {
-    table.error(key, format!("`{key}`: {why}"))
 }
 
 /// A table of its own, or SQL.
@@ -59,43 +50,6 @@ fn read_layout(table: &Reader<'_>, options: &mut PostgresOptions) -> Result<(), 
             let texts = SqlTexts { pattern, load, save, delete };
             options.set_sql(texts).map_err(|(key, why)| wrong(table, key, &why))
         }
-    }
-}
-
-/// The password, out of the environment or a file.
-fn read_password(table: &Reader<'_>) -> Result<Option<String>, String> {
-    match (table.text("password-env")?, table.text("password-file")?) {
-        (None, None) => Ok(None),
-        (Some(_), Some(_)) => {
-            let message = "`password-env` and `password-file`: only one of them";
-            Err(table.error("password-file", message))
-        }
-        (Some(name), None) => {
-            let missing = || {
-                let name = name.escape_debug();
-                wrong(table, "password-env", &format!("the environment has no text `{name}`"))
-            };
-            // Asking for a name that can't be one panics on some systems.
-            let is_name = !name.is_empty() && !name.contains(['=', '\0']);
-            let found = if is_name { std::env::var(&name).ok() } else { None };
-            found.filter(|found| !found.is_empty()).map(Some).ok_or_else(missing)
-        }
-        (None, Some(path)) => password_in(Path::new(&path))
-            .map(Some)
-            .map_err(|why| wrong(table, "password-file", &why)),
-    }
-}
-
-/// The first line of a file.
-fn password_in(path: &Path) -> Result<String, String> {
-    let length = fs::metadata(path).map_err(|why| why.to_string())?.len();
-    if length > MAX_PASSWORD {
-        return Err(format!("larger than {MAX_PASSWORD} bytes; no password"));
-    }
-    let text = fs::read_to_string(path).map_err(|why| why.to_string())?;
-    match text.lines().next() {
-        Some(line) if !line.is_empty() => Ok(line.to_owned()),
-        _ => Err("its first line is empty".into()),
     }
 }
 

@@ -16,8 +16,10 @@ use crate::{
 use super::{
     composed::{self, COMPOSED_KEYS},
     file::{Origin, Span, key_span, parse, unknown},
+    http,
     kind::{Kind, Unit, Value},
     settings::{Settings, nearest, same_name},
+    upstream,
 };
 
 /// The longest TTL: a hundred years, in milliseconds.
@@ -75,6 +77,12 @@ pub enum StoreKind {
         /// Its faults.
         faults: Regular,
     },
+    /// A server that speaks the Redis protocol.
+    #[cfg(feature = "redis-store")]
+    Redis(Box<crate::store::RedisOptions>),
+    /// An origin, over HTTP.
+    #[cfg(feature = "http")]
+    Http(Box<crate::store::HttpOptions>),
 }
 
 /// A key prefix and what a miss and a write do to its store.
@@ -114,9 +122,10 @@ pub struct TableKey {
 }
 
 /// The kinds of stores.
-const STORE_KINDS: &[&str] = &["memory", "redb", "postgres", "sharded", "replicated", "faulty"];
-/// The keys that only a store over Postgres has.
-const POSTGRES_KEYS: [&str; 10] = [
+const STORE_KINDS: &[&str] =
+    &["memory", "redb", "postgres", "redis", "http", "sharded", "replicated", "faulty"];
+/// The keys that a store over Postgres has.
+const POSTGRES_KEYS: &[&str] = &[
     "url",
     "password-env",
     "password-file",
@@ -140,8 +149,9 @@ pub static STORE_KEYS: &[TableKey] = &[
         kind: Kind::Choice(STORE_KINDS),
         default: "required",
         help: "`memory` lives and dies with the process; `redb` is a database in one file; `postgres` \
-               is a PostgreSQL server. `sharded` and `replicated` are made of other stores; `faulty` \
-               is one with faults, for trials.",
+               is a PostgreSQL server; `redis` is a server that speaks the Redis protocol; `http` is an \
+               origin. `sharded` and `replicated` are made of other stores; `faulty` is one with \
+               faults, for trials.",
     },
     TableKey {
         name: "path",
@@ -152,34 +162,36 @@ pub static STORE_KEYS: &[TableKey] = &[
     TableKey {
         name: "url",
         kind: Kind::Text,
-        default: "required with `postgres`",
-        help: "`postgres`: `postgres://user@host:5432/database`, without a password. There is no TLS \
-               yet: `sslmode=require` is refused.",
+        default: "required with `postgres`, `redis`, `http`",
+        help: "`postgres`: `postgres://user@host:5432/database`; `redis`: `redis://user@host:6379/0`; \
+               `http`: `http://host:80/path/`, behind which, or in the place of `{key}`, comes the key. \
+               Without a password. There is no TLS yet: a URL that asks for it is refused.",
     },
     TableKey {
         name: "password-env",
         kind: Kind::Text,
         default: "none",
-        help: "`postgres`: the name of the environment variable that has the password.",
+        help: "The name of the environment variable that has the password of `url`'s user (`http` without \
+               one: the bearer's token).",
     },
     TableKey {
         name: "password-file",
         kind: Kind::Path,
         default: "none",
-        help: "`postgres`: the file whose first line is the password, read at the start.",
+        help: "The file whose first line is the password, read at the start.",
     },
     TableKey {
         name: "pool",
         kind: Kind::Integer(1, MAX_POOL),
-        default: "8",
-        help: "`postgres`: connections at most.",
+        default: "8; `redis`, `http`: 16",
+        help: "Connections at most; each has one call at a time.",
     },
     TableKey {
         name: "statement-timeout",
         kind: Kind::Time(Unit::Millis, 1, i32::MAX as i64),
         default: "half of `store-timeout`",
-        help: "`postgres`: what the server may take for a statement before it stops it, below \
-               `store-timeout`.",
+        help: "`postgres`: what the server may take for a statement before it stops it; `redis`, `http`: \
+               what an answer may take before it is given up. Below `store-timeout`.",
     },
     TableKey {
         name: "table",
@@ -214,6 +226,9 @@ pub static STORE_KEYS: &[TableKey] = &[
         default: "required for `write-through`",
         help: "`postgres` with SQL: the statement that deletes; it may use `:version`.",
     },
+    upstream::VERSIONS,
+    http::MAX_BODY,
+    http::ETAG_CACHE,
     TableKey {
         name: "breaker",
         kind: Kind::Bool,
@@ -402,11 +417,16 @@ fn read_store(table: &Reader<'_>, name: &str, settings: &Settings) -> Result<Sto
     }
     table.check_keys()?;
     let Value::Choice(kind) = table.required("kind")? else { return Ok(StoreKind::Memory) };
-    let stray = |key: &&str| match *key {
-        "kind" => false,
-        "path" => kind != "redb",
-        key => composed::is_stray(kind, key)
-            .unwrap_or(POSTGRES_KEYS.contains(&key) && kind != "postgres"),
+    let own: &[&str] = match kind {
+        "redb" => &["path"],
+        "postgres" => POSTGRES_KEYS,
+        "redis" => upstream::KEYS,
+        "http" => http::KEYS,
+        _ => &[],
+    };
+    let stray = |key: &&str| {
+        let is_common = *key == "kind" || key.starts_with("breaker");
+        composed::is_stray(kind, key).unwrap_or(!is_common && !own.contains(key))
     };
     let known = table.known().map(|key| key.name);
     if let Some(key) = known.filter(stray).find(|key| table.find(key).is_some()) {
@@ -429,6 +449,14 @@ fn read_store(table: &Reader<'_>, name: &str, settings: &Settings) -> Result<Sto
         "postgres" => Ok(StoreKind::Postgres(Box::new(super::postgres::read(table, settings)?))),
         #[cfg(not(feature = "postgres"))]
         "postgres" => Err(absent("postgres")),
+        #[cfg(feature = "redis-store")]
+        "redis" => Ok(StoreKind::Redis(Box::new(upstream::read(table, settings)?))),
+        #[cfg(not(feature = "redis-store"))]
+        "redis" => Err(absent("redis-store")),
+        #[cfg(feature = "http")]
+        "http" => Ok(StoreKind::Http(Box::new(http::read(table, settings)?))),
+        #[cfg(not(feature = "http"))]
+        "http" => Err(absent("http")),
         _ => Ok(StoreKind::Memory),
     }
 }
@@ -852,7 +880,8 @@ mod tests {
             ("[store.a]\npath = 'x'", "1:1: `kind` is missing"),
             (
                 "[store.a]\nkind = 'oracle'",
-                "2:8: `kind`: expected one of memory, redb, postgres, sharded, replicated, faulty",
+                "2:8: `kind`: expected one of memory, redb, postgres, redis, http, sharded, \
+                 replicated, faulty",
             ),
             ("[store.a]\nkidn = 'redb'", "2:1: unknown key `kidn`; did you mean `kind`?"),
             (

@@ -279,7 +279,10 @@ impl Head {
     pub fn change(&self, value: Bytes) -> Change {
         match self.kind {
             Kind::Delete => Change::Delete { version: self.version },
-            _ => Change::Put(Record { value, deadline: self.deadline, version: self.version }),
+            _ => {
+                let (deadline, version) = (self.deadline, self.version);
+                Change::Put(Record { value, deadline, version, fresh_for: None })
+            }
         }
     }
 }
@@ -331,7 +334,8 @@ mod tests {
             assert!(SegmentHead::decode(&bytes).is_err(), "bit {bit}");
             bytes[bit / 8] ^= 1 << (bit % 8);
         }
-        let put = Change::Put(Record { value: "value".into(), deadline: 4, version: 6 });
+        let put =
+            Change::Put(Record { value: "value".into(), deadline: 4, version: 6, fresh_for: None });
         let head = Head { db: 300, sequence: 7, written: 2, supersedes: 1, ..Head::of(&put, 3) };
         let mut bytes = head.encode(11, 13);
         assert_eq!(Head::decode(&bytes, 11), Ok((head, 13)));

@@ -109,6 +109,10 @@ impl<'a> Opening<'a> {
             StoreKind::Redb { path } => store::redb(path)?,
             #[cfg(feature = "postgres")]
             StoreKind::Postgres(options) => store::postgres(options)?,
+            #[cfg(feature = "redis-store")]
+            StoreKind::Redis(options) => store::redis(options),
+            #[cfg(feature = "http")]
+            StoreKind::Http(options) => store::http(options),
             StoreKind::Sharded { router, stores } => {
                 sharded(router.clone(), self.named(stores.iter())?)
             }

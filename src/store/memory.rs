@@ -97,7 +97,7 @@ mod tests {
     fn a_read_buffer_is_not_kept() {
         let buffer = Bytes::from(vec![b'x'; 1 << 16]);
         let store = MemoryStore::new(Clock::manual(1));
-        let record = Record { value: buffer.slice(..3), deadline: 0, version: 1 };
+        let record = Record { value: buffer.slice(..3), version: 1, ..Record::default() };
         store.apply_now(&[(buffer.slice(3..5), Change::Put(record))]).unwrap();
         assert!(buffer.is_unique());
     }

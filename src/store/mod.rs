@@ -15,20 +15,36 @@ pub mod balance;
 pub mod breaker;
 mod component;
 pub mod faulty;
+#[cfg(feature = "http")]
+mod http;
+#[cfg(any(feature = "redis-store", feature = "http"))]
+mod link;
 mod memory;
 pub mod pattern;
+#[cfg(any(feature = "redis-store", feature = "http"))]
+mod pool;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "redb")]
 mod redb;
+#[cfg(feature = "redis-store")]
+mod redis;
 pub mod replicated;
 pub mod ring;
 pub mod sharded;
 #[cfg(test)]
 mod suite;
+#[cfg(any(feature = "postgres", feature = "redis-store", feature = "http"))]
+mod times;
+#[cfg(any(feature = "redis-store", feature = "http"))]
+mod wire;
 
+#[cfg(feature = "http")]
+pub use self::http::HttpOptions;
 #[cfg(feature = "postgres")]
 pub use self::postgres::{PostgresOptions, SqlTexts};
+#[cfg(feature = "redis-store")]
+pub use self::redis::RedisOptions;
 
 /// What the methods of a [`Store`] return: a boxed future, so that stores can be trait objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -40,7 +56,7 @@ pub const MAX_KEY: usize = 1024 * 1024;
 pub const MAX_VALUE: u64 = u32::MAX as u64;
 
 /// What a store keeps for a key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
     /// The value; for now always a string's bytes.
     pub value: Bytes,
@@ -49,6 +65,9 @@ pub struct Record {
     pub deadline: u64,
     /// The version of the write that made it (SEMANTICS 14).
     pub version: u64,
+    /// How long a cached copy is good for, where the store that answers a load says so; zero: there is
+    /// to be no copy. It is no part of the data: a store need not keep it.
+    pub fresh_for: Option<Duration>,
 }
 
 /// What happens to a key.
@@ -216,6 +235,20 @@ pub fn redb(path: impl AsRef<std::path::Path>) -> Result<Arc<dyn Store>, crate::
 #[cfg(feature = "postgres")]
 pub fn postgres(options: &PostgresOptions) -> Result<Arc<dyn Store>, crate::error::Error> {
     postgres::open(options, Clock::default())
+}
+
+/// A store over a server that speaks the Redis protocol. It needs no server yet: it connects when it is
+/// called, and again when a connection broke.
+#[cfg(feature = "redis-store")]
+pub fn redis(options: &RedisOptions) -> Arc<dyn Store> {
+    Arc::new(redis::RedisStore::new(options, Clock::default()))
+}
+
+/// A store over HTTP. It needs no server yet: it connects when it is called, and again when a connection
+/// broke.
+#[cfg(feature = "http")]
+pub fn http(options: &HttpOptions) -> Arc<dyn Store> {
+    Arc::new(http::HttpStore::new(options, Clock::default()))
 }
 
 /// Version and deadline of what a store holds for a key: enough for the rule of versions.

@@ -320,7 +320,8 @@ fn decode(raw: &[u8], now: u64) -> Result<Option<Record>, StoreError> {
     if (Stamp { version, deadline }).is_past(now) {
         return Ok(None);
     }
-    Ok(Some(Record { value: Bytes::copy_from_slice(&raw[HEADER..]), deadline, version }))
+    let value = Bytes::copy_from_slice(&raw[HEADER..]);
+    Ok(Some(Record { value, deadline, version, fresh_for: None }))
 }
 
 /// An error before the commit: nothing has changed.
@@ -385,7 +386,10 @@ mod tests {
         let found = block_on(async { open(&path).load(&keys).await.unwrap() });
         assert_eq!(found[0], None);
         for (key, record) in keys.iter().zip(found).skip(1) {
-            assert_eq!(record, Some(Record { value: key.clone(), deadline: 0, version: 7 }));
+            assert_eq!(
+                record,
+                Some(Record { value: key.clone(), version: 7, ..Record::default() })
+            );
         }
     }
 
@@ -421,7 +425,7 @@ mod tests {
     fn a_group_takes_what_waits_within_bounds() {
         let (jobs, mut queue) = mpsc::channel(QUEUE);
         let job = |value: Bytes| {
-            let record = Record { value, deadline: 0, version: 1 };
+            let record = Record { value, version: 1, ..Record::default() };
             Job { changes: vec![(key("k"), Change::Put(record))], done: oneshot::channel().0 }
         };
         let send = |job| jobs.try_send(job).map_err(drop).unwrap();

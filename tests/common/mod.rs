@@ -9,6 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+#[path = "redis.rs"]
+mod instance;
+
+pub use instance::Redis;
+
 /// How long anything may take before a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -166,55 +171,9 @@ pub fn signal(pid: u32, name: &str) {
     assert!(status.expect("kill is there").success());
 }
 
-/// A redis-server of the test's own, if it is installed; killed when dropped.
-pub struct Redis {
-    child: Child,
-    port: u16,
-    _dir: tempfile::TempDir,
-}
-
-impl Redis {
-    /// The port.
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// Starts a redis-server; `None`, with a word, if it isn't installed.
 pub fn redis7() -> Option<Redis> {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    for _ in 0..20 {
-        let port = free_port();
-        let spawned = Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--save", "", "--appendonly", "no"])
-            .args(["--bind", "127.0.0.1", "--dir", dir.path().to_str().expect("a plain path")])
-            .args(["--enable-debug-command", "yes"])
-            .stdout(Stdio::null())
-            .spawn();
-        let Ok(mut child) = spawned else {
-            missing("redis-server");
-            return None;
-        };
-        let started = Instant::now();
-        while started.elapsed() < PATIENCE {
-            if child.try_wait().expect("our child").is_some() {
-                break;
-            }
-            if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                return Some(Redis { child, port, _dir: dir });
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        let _ = child.kill();
-    }
-    panic!("redis-server doesn't start");
+    Redis::start()
 }
 
 /// Says that a program is missing, and fails where all are required.

@@ -259,3 +259,28 @@ async fn rule_13_a_copy_is_loaded_again_after_its_ttl_and_shows_no_deadline() {
     assert_eq!(bench.get("r:k").await, some("v2"));
     assert_eq!(bench.loads(), 2);
 }
+
+#[tokio::test]
+async fn rule_13_a_copy_is_good_for_as_long_as_namespace_and_store_both_say() {
+    let bench = Bench::new();
+    let store = async |value: &'static str, fresh_for: Duration| {
+        let fresh_for = Some(fresh_for);
+        let record = Record { value: value.into(), version: 1, fresh_for, ..Record::default() };
+        bench.main.apply(&[("r:k".into(), Change::Put(record))]).await.unwrap();
+    };
+    // The namespace says ten seconds.
+    for (says, holds) in [(3_000, 3_000), (60_000, 10_000)] {
+        store("v1", Duration::from_millis(says)).await;
+        assert_eq!(bench.get("r:k").await, some("v1"));
+        store("v2", Duration::ZERO).await;
+        bench.clock.set(bench.clock.now() + holds - 1);
+        assert_eq!(bench.get("r:k").await, some("v1"));
+        bench.clock.set(bench.clock.now() + 1);
+        assert_eq!(bench.get("r:k").await, some("v2"));
+        // Zero: it is for those who asked, and no copy.
+        let loads = bench.loads();
+        store("v3", Duration::ZERO).await;
+        assert_eq!(bench.get("r:k").await, some("v3"));
+        assert_eq!(bench.loads(), loads + 1);
+    }
+}

@@ -228,7 +228,7 @@ impl Bench {
     /// Writes to the main store behind the cache's back.
     async fn store(&self, key: &str, value: &[u8]) {
         let value = Bytes::copy_from_slice(value);
-        let record = Record { value, deadline: 0, version: 1 };
+        let record = Record { value, version: 1, ..Record::default() };
         let key = Bytes::copy_from_slice(key.as_bytes());
         self.main.apply(&[(key, Change::Put(record))]).await.unwrap();
     }

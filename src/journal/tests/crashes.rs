@@ -71,7 +71,12 @@ impl Model {
         let key = Bytes::from(vec![key; 3]);
         let value = |len| vec![version as u8; usize::from(len)].into();
         let change = match len {
-            Some(len) => Change::Put(Record { value: value(len), deadline: version, version }),
+            Some(len) => Change::Put(Record {
+                value: value(len),
+                deadline: version,
+                version,
+                fresh_for: None,
+            }),
             None => Change::Delete { version },
         };
         let live = self.live(&key);

@@ -160,7 +160,7 @@ fn a_value_that_looks_like_a_record_is_none() {
     let (journal, ..) = open(&disk, Options { segment: 1 << 20, ..options(Fsync::Always) });
     for version in [1, 2] {
         let value = segment(&other, 1).into();
-        let change = Change::Put(Record { value, deadline: 0, version });
+        let change = Change::Put(Record { value, version, ..Record::default() });
         write(&journal, Effect { change, ..put("key", "", 0) });
     }
     drop(journal);

@@ -49,7 +49,7 @@ fn wait<T>(future: impl Future<Output = T>) -> T {
 }
 
 fn put(key: &str, value: &str, version: u64) -> Effect {
-    let record = Record { value: value.to_owned().into(), deadline: 7, version };
+    let record = Record { value: value.to_owned().into(), deadline: 7, version, fresh_for: None };
     Effect { db: 3, key: key.to_owned().into(), change: Change::Put(record), supersedes: None }
 }
 

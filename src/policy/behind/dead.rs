@@ -236,7 +236,7 @@ fn decode(bytes: &[u8]) -> Option<Letter> {
     let change = match head[10] {
         1 => {
             let value = Bytes::copy_from_slice(value);
-            Change::Put(Record { value, deadline: u64_at(40), version })
+            Change::Put(Record { value, deadline: u64_at(40), version, fresh_for: None })
         }
         2 => Change::Delete { version },
         _ => return None,
@@ -267,7 +267,10 @@ mod tests {
         let letters = DeadLetters::open(dir.path().join("dead")).expect("there is none yet");
         assert!(letters.is_empty() && letters.ids().expect("readable").is_empty());
         let value = Bytes::from_static(b"\r\nvalue");
-        let put = letter(12, Change::Put(Record { value, deadline: 9, version: 1 << 60 }));
+        let put = letter(
+            12,
+            Change::Put(Record { value, deadline: 9, version: 1 << 60, fresh_for: None }),
+        );
         let delete = letter(2, Change::Delete { version: 5 });
         for one in [&put, &delete, &put] {
             letters.keep(one.clone()).await.expect("kept");
@@ -282,7 +285,8 @@ mod tests {
 
     #[test]
     fn a_damaged_letter_is_none() {
-        let change = Change::Put(Record { value: Bytes::new(), deadline: 0, version: 1 });
+        let change =
+            Change::Put(Record { value: Bytes::new(), deadline: 0, version: 1, fresh_for: None });
         let whole = encode(&letter(1, change));
         assert!(decode(&whole).is_some());
         for at in 0..whole.len() {

@@ -82,7 +82,7 @@ impl Bench {
         let mut room = self.behind().journal().reserve(1000, PATIENCE).await.expect("room");
         let (key, value) =
             (Bytes::copy_from_slice(key.as_bytes()), Bytes::copy_from_slice(value.as_bytes()));
-        let change = Change::Put(Record { value, deadline: 0, version });
+        let change = Change::Put(Record { value, deadline: 0, version, fresh_for: None });
         self.line().append(&mut room, key, change).expect("it is taken in")
     }
 
@@ -141,7 +141,8 @@ async fn a_deadline_that_has_passed_is_a_delete() {
     bench.put("k1", "old", 1).await;
     bench.flush().await;
     let mut room = bench.behind().journal().reserve(1000, PATIENCE).await.expect("room");
-    let record = Record { value: Bytes::from_static(b"new"), deadline: 1, version: 2 };
+    let record =
+        Record { value: Bytes::from_static(b"new"), deadline: 1, version: 2, fresh_for: None };
     bench
         .line()
         .append(&mut room, Bytes::from_static(b"k1"), Change::Put(record))

@@ -11,11 +11,11 @@ use deadpool_postgres::{
 use tokio::time::{Instant, timeout};
 use tokio_postgres::{NoTls, Statement};
 
-use super::{
-    error::Trouble,
-    options::{PostgresOptions, Times},
+use super::{error::Trouble, options::PostgresOptions};
+use crate::{
+    error::Error,
+    store::{StoreError, times::Times},
 };
-use crate::{error::Error, store::StoreError};
 
 /// The seconds by which a standby lags: none if it is connected and has replayed all that it received,
 /// else since when the last transaction that it replayed was committed. A primary doesn't lag.

@@ -6,12 +6,10 @@ use std::time::Duration;
 use tokio_postgres::{Config, config::SslMode};
 
 use super::sql::{Binding, Sql};
-use crate::store::pattern::Pattern;
+use crate::store::{pattern::Pattern, times::Times};
 
 /// Connections, unless told otherwise.
 const POOL: usize = 8;
-/// How long the caller waits for a store, unless told otherwise.
-const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The table, unless told otherwise.
 const TABLE: &str = "larder";
 /// Parameters that a part of the key can't be called.
@@ -26,18 +24,6 @@ pub struct PostgresOptions {
     pub(super) pool: usize,
     pub(super) times: Times,
     pub(super) layout: Layout,
-}
-
-/// How long what may take; all of it together stays below what the caller waits, so that the caller
-/// hears what has happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Times {
-    /// Until there is a connection with its statements prepared.
-    pub(super) connect: Duration,
-    /// What Postgres gives a statement: then it stops it.
-    pub(super) statement: Duration,
-    /// From when a statement was sent until it is known dead, answered or not.
-    pub(super) answer: Duration,
 }
 
 /// What the data is kept in.
@@ -103,7 +89,7 @@ impl PostgresOptions {
             server.application_name("larder");
         }
         let layout = Layout::Table(quoted(TABLE)?);
-        Ok(Self { server, pool: POOL, times: Times::within(STORE_TIMEOUT, None), layout })
+        Ok(Self { server, pool: POOL, times: Times::default(), layout })
     }
 
     /// The password.
@@ -127,10 +113,7 @@ impl PostgresOptions {
         store: Duration,
         statement: Option<Duration>,
     ) -> Result<(), String> {
-        if statement.is_some_and(|statement| statement >= store) {
-            return Err(format!("not below `store-timeout`, which is {store:?}"));
-        }
-        self.times = Times::within(store, statement);
+        self.times = Times::within(store, statement)?;
         Ok(())
     }
 
@@ -223,14 +206,6 @@ fn quoted(name: &str) -> Result<String, String> {
         return Err("expected `name` or `schema.name`, of letters, digits and `_`".into());
     }
     Ok(parts.iter().map(|part| format!("\"{part}\"")).collect::<Vec<_>>().join("."))
-}
-
-impl Times {
-    fn within(store: Duration, statement: Option<Duration>) -> Self {
-        let statement = statement.unwrap_or(store / 2).max(Duration::from_millis(1));
-        let left = store.saturating_sub(statement);
-        Self { connect: store / 4, statement, answer: statement + left / 4 }
-    }
 }
 
 #[cfg(test)]

@@ -267,7 +267,7 @@ async fn find(
 ) -> Result<Option<Record>, PostgresError> {
     let rows = client.query(statement, &as_sql(parameters)).await?;
     let value = rows.first().map(|row| row.try_get::<_, Option<Raw>>(0)).transpose()?;
-    let record = |Raw(value)| Record { value: Bytes::from(value), deadline: 0, version: 0 };
+    let record = |Raw(value)| Record { value: Bytes::from(value), ..Record::default() };
     Ok(value.flatten().map(record))
 }
 

@@ -226,7 +226,7 @@ fn name_of(key: &[u8]) -> Cow<'_, [u8]> {
 fn read(row: &Row) -> Result<(Vec<u8>, Record), tokio_postgres::Error> {
     let value = Bytes::copy_from_slice(row.try_get(1)?);
     let (deadline, version) = (row.try_get::<_, i64>(2)? as u64, row.try_get::<_, i64>(3)? as u64);
-    Ok((row.try_get::<_, &[u8]>(0)?.to_vec(), Record { value, deadline, version }))
+    Ok((row.try_get::<_, &[u8]>(0)?.to_vec(), Record { value, deadline, version, fresh_for: None }))
 }
 
 /// Changes of different keys, as arrays.
