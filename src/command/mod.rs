@@ -367,6 +367,7 @@ fn carry_out(
             // Most have one key, and need no list.
             let attempt = match entry.row.single_key() {
                 Some((at, use_)) => {
+                    let use_ = entry.row.use_in(use_, args);
                     attempt_one(session, entry.row, args, (args.key(at), use_), run)
                 }
                 None => attempt_many(session, entry.row, args, &mut run),
@@ -530,7 +531,8 @@ fn attempt_many(
 }
 
 fn keys_of<'a>(row: &Row, args: Args<'a>) -> Keys<'a> {
-    row.key_positions(args.len()).map(|(at, use_)| (args.key(at), use_)).collect()
+    let key = |(at, use_)| (args.key(at), row.use_in(use_, args));
+    row.key_positions(args.len()).map(key).collect()
 }
 
 #[inline]

@@ -23,8 +23,8 @@ use crate::{
 
 /// RENAME needs nothing of what the new name held.
 const RENAME_KEYS: &[KeySpec] = &[
-    KeySpec { first: 1, last: 1, step: 1, use_: Use::Write },
-    KeySpec { first: 2, last: 2, step: 1, use_: Use::Blind },
+    KeySpec { first: 1, last: 1, step: 1, use_: Use::Write, blind_without: &[] },
+    KeySpec { first: 2, last: 2, step: 1, use_: Use::Blind, blind_without: &[] },
 ];
 
 /// The rows of this family.

@@ -52,6 +52,8 @@ pub struct KeySpec {
     pub step: usize,
     /// What the command does with them.
     pub use_: Use,
+    /// Unless it is empty: without one of these words behind the second argument the old value isn't needed.
+    pub blind_without: &'static [&'static str],
 }
 
 /// Properties of commands, named as COMMAND INFO names them.
@@ -211,6 +213,19 @@ impl Row {
         }
     }
 
+    /// What the command does with a key, given its arguments: a plain SET needs no old value.
+    #[inline]
+    pub fn use_in(&self, use_: Use, args: Args<'_>) -> Use {
+        match self.keys {
+            [one] if !one.blind_without.is_empty() => {
+                let needs = |word: &&str, arg: &[u8]| arg.eq_ignore_ascii_case(word.as_bytes());
+                let is_needed = |arg: &[u8]| one.blind_without.iter().any(|word| needs(word, arg));
+                if args.from(3).any(is_needed) { use_ } else { Use::Blind }
+            }
+            _ => use_,
+        }
+    }
+
     /// The indexes of the keys among `count` arguments, and what becomes of each.
     #[inline]
     pub fn key_positions(&self, count: usize) -> impl Iterator<Item = (usize, Use)> + use<> {
@@ -223,7 +238,7 @@ impl Row {
 }
 
 const fn spec(first: usize, last: isize, step: usize, use_: Use) -> KeySpec {
-    KeySpec { first, last, step, use_ }
+    KeySpec { first, last, step, use_, blind_without: &[] }
 }
 
 /// No keys.
@@ -232,6 +247,9 @@ pub const NO_KEYS: &[KeySpec] = &[];
 pub const READ_1: &[KeySpec] = &[spec(1, 1, 1, Use::Read)];
 /// The first argument, changed.
 pub const WRITE_1: &[KeySpec] = &[spec(1, 1, 1, Use::Write)];
+/// The first argument of SET: replaced, or changed if one of the options asks for the old value.
+pub const SET_1: &[KeySpec] =
+    &[KeySpec { blind_without: &["nx", "xx", "get", "keepttl"], ..spec(1, 1, 1, Use::Write) }];
 /// The first argument, replaced.
 pub const BLIND_1: &[KeySpec] = &[spec(1, 1, 1, Use::Blind)];
 /// All arguments, read.

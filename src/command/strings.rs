@@ -44,7 +44,7 @@ pub const ROWS: &[Row] = &[
         name: "set",
         arity: -3,
         flags: GROW,
-        keys: row::WRITE_1,
+        keys: row::SET_1,
         run: Run::Keys(set),
         group: Group::String,
         since: "1.0.0",
