@@ -9,6 +9,7 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
+mod copies;
 mod docs;
 mod file;
 mod flags;
@@ -17,6 +18,7 @@ mod live;
 mod machine;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod reader;
 mod rewrite;
 mod settings;
 mod tables;
@@ -24,6 +26,7 @@ mod types;
 mod unit;
 
 pub use self::{
+    copies::Copies,
     docs::markdown,
     flags::Exit,
     kind::{Kind, Refusal, Unit, Value},

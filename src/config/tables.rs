@@ -7,10 +7,13 @@ use toml_edit::{Item, TableLike, Value as Toml};
 
 use crate::store::breaker::Settings as Breaker;
 
+use super::copies::Copies;
+pub(super) use super::reader::Reader;
 use super::{
-    file::{Origin, Span, key_span, parse, unknown},
+    copies,
+    file::{Origin, Span, key_span},
     kind::{Kind, Unit, Value},
-    settings::{Settings, nearest, same_name},
+    settings::{Settings, nearest},
     types::Mode,
 };
 
@@ -31,6 +34,10 @@ pub struct StoreConfig {
     pub kind: StoreKind,
     /// When it isn't asked for a while; `None`: it always is.
     pub breaker: Option<Breaker>,
+    /// Keys that are loaded with one call at most.
+    pub load_batch: usize,
+    /// Calls that load, under way at once at most.
+    pub loads_at_once: usize,
 }
 
 /// What a store is.
@@ -61,6 +68,8 @@ pub struct NamespaceConfig {
     pub ttl: Option<Duration>,
     /// By up to this percentage of it `ttl` is shorter, by chance.
     pub jitter: u8,
+    /// What becomes of copies that are old, and of keys that the store doesn't have.
+    pub copies: Copies,
     /// The database that it applies to.
     pub db: u32,
 }
@@ -177,6 +186,19 @@ pub static STORE_KEYS: &[TableKey] = &[
         help: "`postgres` with SQL: the statement that deletes; it may use `:version`.",
     },
     TableKey {
+        name: "load-batch",
+        kind: Kind::Integer(1, 10_000),
+        default: "128",
+        help: "Keys that are loaded with one call at most.",
+    },
+    TableKey {
+        name: "loads-at-once",
+        kind: Kind::Integer(1, 1_000),
+        default: "4",
+        help: "Calls that load, under way at once at most. While there are fewer a load goes out at once; \
+               otherwise keys gather and leave together.",
+    },
+    TableKey {
         name: "breaker",
         kind: Kind::Bool,
         default: "`true`",
@@ -264,6 +286,40 @@ pub static NAMESPACE_KEYS: &[TableKey] = &[
                loaded together isn't loaded again together.",
     },
     TableKey {
+        name: "refresh-after",
+        kind: Kind::Time(Unit::Millis, 1, TTL_MAX),
+        default: "never",
+        help: "A read of a copy that is older than this, and within `ttl`, is answered with it, and a new \
+               one is loaded beside it.",
+    },
+    TableKey {
+        name: "stale-if-error",
+        kind: Kind::Time(Unit::Millis, 1, TTL_MAX),
+        default: "none",
+        help: "How long beyond `ttl` a copy is kept: it answers reads, never writes, while the store is \
+               down, its breaker is open, or it is slower than `timeout-soft`.",
+    },
+    TableKey {
+        name: "negative-ttl",
+        kind: Kind::Time(Unit::Millis, 1, TTL_MAX),
+        default: "none",
+        help: "How long reads, never writes, believe that the store doesn't have a key. Such keys take at \
+               most a 64th of `memory`.",
+    },
+    TableKey {
+        name: "timeout-soft",
+        kind: Kind::Time(Unit::Millis, 1, TTL_MAX),
+        default: "none",
+        help: "A read whose load takes longer is answered with a copy past its `ttl`, where there is one; \
+               the load goes on.",
+    },
+    TableKey {
+        name: "timeout-hard",
+        kind: Kind::Time(Unit::Millis, 1, TTL_MAX),
+        default: "`store-timeout`",
+        help: "A load that takes longer, its time in a queue included, fails with `-STORETIMEOUT`.",
+    },
+    TableKey {
         name: "db",
         kind: Kind::Integer(0, 255),
         default: "0",
@@ -284,13 +340,20 @@ pub(super) fn read_stores(
     for (name, item) in all.iter() {
         let key = key_span(all, name);
         let table = item.as_table_like().ok_or_else(|| wrong(&key))?;
-        let table = Reader { origin, table, span: item.span().or(key), keys: STORE_KEYS };
+        let table = Reader::new(origin, table, item.span().or(key), STORE_KEYS);
         let kind = read_store(&table, name, settings)?;
         if let Some(other) = stores.iter().find(|other| shares_file(&other.kind, &kind)) {
             let message = format!("store `{name}` has the same file as store `{}`", other.name);
             return Err(table.error("path", message));
         }
-        stores.push(StoreConfig { name: name.to_owned(), kind, breaker: read_breaker(&table)? });
+        let (load_batch, loads_at_once) = copies::read_loads(&table)?;
+        stores.push(StoreConfig {
+            name: name.to_owned(),
+            kind,
+            breaker: read_breaker(&table)?,
+            load_batch,
+            loads_at_once,
+        });
     }
     if stores.len() > MAX_TABLES {
         return Err(wrong(&item.span()) + ", and at most 1024 of them");
@@ -312,7 +375,7 @@ fn read_store(table: &Reader<'_>, name: &str, settings: &Settings) -> Result<Sto
         key => POSTGRES_KEYS.contains(&key) && kind != "postgres",
     };
     let known = table.keys.iter().map(|key| key.name);
-    if let Some(key) = known.filter(stray).find(|key| table.find(key).is_some()) {
+    if let Some(key) = known.filter(stray).find(|key| table.has(key)) {
         return Err(table.error(key, format!("a store of kind `{kind}` has no `{key}`")));
     }
     let absent = |feature: &str| {
@@ -363,7 +426,7 @@ fn read_breaker(table: &Reader<'_>) -> Result<Option<Breaker>, String> {
     }
     let is_off = table.value("breaker")? == Some(Value::Bool(false));
     let is_set = |key: &&TableKey| key.name.starts_with("breaker-");
-    let set = table.keys.iter().filter(is_set).find(|key| table.find(key.name).is_some());
+    let set = table.keys.iter().filter(is_set).find(|key| table.has(key.name));
     match set {
         Some(key) if is_off => {
             Err(table.error(key.name, format!("`{}` without a breaker", key.name)))
@@ -385,7 +448,7 @@ pub(super) fn read_namespaces(
 ) -> Result<Vec<NamespaceConfig>, String> {
     let mut namespaces: Vec<NamespaceConfig> = Vec::new();
     for (table, span) in item.map_or_else(|| Ok(Vec::new()), |item| tables(origin, item))? {
-        let table = Reader { origin, table, span, keys: NAMESPACE_KEYS };
+        let table = Reader::new(origin, table, span, NAMESPACE_KEYS);
         let namespace = read_namespace(&table, settings, stores)?;
         let same = |other: &NamespaceConfig| {
             (&other.prefix, other.db) == (&namespace.prefix, namespace.db)
@@ -427,7 +490,8 @@ fn read_namespace(
     if jitter != 0 && ttl.is_none() {
         return Err(table.error("jitter", "`jitter` without a `ttl`"));
     }
-    Ok(NamespaceConfig { prefix, mode, store, ttl, jitter, db: read_db(table, settings)? })
+    let copies = copies::read(table, mode, ttl, jitter, settings)?;
+    Ok(NamespaceConfig { prefix, mode, store, ttl, jitter, copies, db: read_db(table, settings)? })
 }
 
 /// The store of a namespace: none for cache-aside, else one that exists.
@@ -519,60 +583,6 @@ fn tables<'a>(
     }
 }
 
-/// One table on its way in.
-pub(super) struct Reader<'a> {
-    origin: Origin<'a>,
-    table: &'a dyn TableLike,
-    span: Span,
-    keys: &'static [TableKey],
-}
-
-impl Reader<'_> {
-    /// Refuses keys that the table doesn't know, and one key in two spellings.
-    fn check_keys(&self) -> Result<(), String> {
-        for (key, _) in self.table.iter() {
-            let span = key_span(self.table, key);
-            if !self.keys.iter().any(|known| same_name(known.name, key)) {
-                let known = self.keys.iter().map(|known| known.name);
-                return Err(unknown(self.origin, &span, key, known));
-            }
-            if self.find(key).is_some_and(|(first, _)| first != key) {
-                return Err(self.origin.error(&span, format!("`{key}` is set twice")));
-            }
-        }
-        Ok(())
-    }
-
-    fn find(&self, name: &str) -> Option<(&str, &Item)> {
-        self.table.iter().find(|(key, _)| same_name(name, key))
-    }
-
-    /// The value of a key, if it is there.
-    pub(super) fn value(&self, name: &'static str) -> Result<Option<Value>, String> {
-        let Some(known) = self.keys.iter().find(|known| known.name == name) else {
-            return Ok(None);
-        };
-        let Some((key, item)) = self.find(name) else { return Ok(None) };
-        parse(self.origin, key, known.kind, item, &key_span(self.table, key)).map(Some)
-    }
-
-    fn required(&self, name: &'static str) -> Result<Value, String> {
-        self.value(name)?
-            .ok_or_else(|| self.origin.error(&self.span, format!("`{name}` is missing")))
-    }
-
-    /// The text of a key, if it is there.
-    pub(super) fn text(&self, name: &'static str) -> Result<Option<String>, String> {
-        Ok(self.value(name)?.map(into_text))
-    }
-
-    /// An error at the value of a key, or at the table where the key isn't there.
-    pub(super) fn error(&self, name: &str, message: impl AsRef<str>) -> String {
-        let span = self.find(name).and_then(|(_, item)| item.span()).or_else(|| self.span.clone());
-        self.origin.error(&span, message)
-    }
-}
-
 fn into_text(value: Value) -> String {
     match value {
         Value::Text(text) => text,
@@ -611,6 +621,8 @@ mod tests {
                 name: "main".into(),
                 kind: StoreKind::Redb { path },
                 breaker: Some(Breaker::default()),
+                load_batch: 128,
+                loads_at_once: 4,
             }
         );
         assert_eq!(config.stores[1].kind, StoreKind::Memory);
@@ -620,6 +632,7 @@ mod tests {
             store: Some("main".into()),
             ttl: Some(Duration::from_secs(600)),
             jitter: 0,
+            copies: Copies::default(),
             db: 0,
         };
         assert_eq!(config.namespaces[0], user);

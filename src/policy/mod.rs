@@ -49,12 +49,37 @@ pub struct NamespaceStats {
     pub writes: AtomicU64,
     /// Writes that the store failed or refused.
     pub write_errors: AtomicU64,
+    /// Reads that were answered with a copy past its `ttl`, since the store failed or was slow.
+    pub stale_served: AtomicU64,
+    /// Reads that were answered by the memory of an absence.
+    pub negative_hits: AtomicU64,
+    /// Those who waited for a load that somebody else had begun.
+    pub joined: AtomicU64,
+    /// Loads that were begun in the background, for copies past `refresh_after`.
+    pub refreshes: AtomicU64,
+    /// Of these, those that failed.
+    pub refresh_errors: AtomicU64,
 }
 
 impl NamespaceStats {
     /// Adds to a figure.
     pub fn add(figure: &AtomicU64, count: u64) {
         figure.fetch_add(count, Relaxed);
+    }
+}
+
+/// How many loads of one store are under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loads {
+    /// Keys of one call at most.
+    pub batch: usize,
+    /// Calls under way at once at most.
+    pub at_once: usize,
+}
+
+impl Default for Loads {
+    fn default() -> Self {
+        Self { batch: 128, at_once: 4 }
     }
 }
 
@@ -74,6 +99,19 @@ pub struct Namespace {
     /// By up to this percentage of it `ttl` is shorter, by chance, so that what came together doesn't end
     /// together.
     pub jitter: u8,
+    /// After this part of `ttl` a read is answered with the copy, and a new one is loaded beside it.
+    pub refresh_after: Option<Duration>,
+    /// How long beyond `ttl` a copy answers reads while the store fails, or is slower than
+    /// `timeout_soft`.
+    pub stale_if_error: Option<Duration>,
+    /// How long a read believes that the store doesn't have a key.
+    pub negative_ttl: Option<Duration>,
+    /// How long a load may take before a read is answered with a copy past its `ttl`.
+    pub timeout_soft: Option<Duration>,
+    /// How long a load may take before it fails; the cache's `store_timeout` where there is none.
+    pub timeout_hard: Option<Duration>,
+    /// How many loads of the store are under way; the first of its namespaces says it.
+    pub loads: Loads,
     /// The store and its name.
     pub store: Option<(Box<str>, Arc<dyn Store>)>,
     /// What happened below.
@@ -93,42 +131,146 @@ impl Namespace {
     }
 }
 
+/// How good a copy is at some moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Age {
+    /// It is good.
+    Fresh,
+    /// It is good, and a new one is to be loaded beside it.
+    Due,
+    /// It is past its `ttl`: good only for want of a better one.
+    Stale,
+}
+
+/// A namespace's times in milliseconds, and what follows from them. An entry carries one moment, the
+/// end of its keeping:
+///
+/// ```text
+///  loaded             due                    fresh end            kept until
+///  |-- refresh_after --|-------- lead --------|--- stale_if_error ---|
+///  |------------------- ttl -----------------|
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Times {
+    ttl: u64,
+    /// How long a copy is kept beyond its `ttl`.
+    grace: u64,
+    /// How long before the end of its `ttl` a copy is due for a refresh; 0: never.
+    lead: u64,
+    /// How long an absence is believed; 0: not at all.
+    negative: u64,
+}
+
+/// By how much clocks of threads differ at most.
+const SLACK: u64 = 10_000;
+
+impl Times {
+    fn of(namespace: &Namespace) -> Self {
+        let millis = |time: Option<Duration>| time.map_or(0, |time| time.as_millis() as u64);
+        let ttl = millis(namespace.ttl);
+        if namespace.read == Read::Aside {
+            return Self { ttl, ..Self::default() };
+        }
+        let grace = if ttl == 0 { 0 } else { millis(namespace.stale_if_error) };
+        let lead = match namespace.refresh_after {
+            Some(after) => ttl.saturating_sub(after.as_millis() as u64),
+            None => 0,
+        };
+        Self { ttl, grace, lead, negative: millis(namespace.negative_ttl) }
+    }
+
+    /// How good a copy is that is kept until then (0: it has no end).
+    #[inline]
+    pub fn age(&self, kept_until: u64, now: u64) -> Age {
+        if kept_until == 0 || self.ttl == 0 {
+            return Age::Fresh;
+        }
+        let left = kept_until.saturating_sub(now + self.grace);
+        // One that would be fresh for longer than any was made when other times held.
+        if left == 0 || left > self.ttl + SLACK {
+            Age::Stale
+        } else if left <= self.lead {
+            Age::Due
+        } else {
+            Age::Fresh
+        }
+    }
+
+    fn check_from(&self, kept_until: u64) -> u64 {
+        kept_until.saturating_sub(self.grace + self.lead)
+    }
+
+    /// Until when an absence found now is believed; 0: it isn't.
+    pub fn negative_until(&self, now: u64) -> u64 {
+        if self.negative == 0 { 0 } else { now + self.negative }
+    }
+
+    /// Whether absences are believed.
+    #[inline]
+    pub fn has_negatives(&self) -> bool {
+        self.negative != 0
+    }
+}
+
 /// All namespaces, the longest prefix first.
 #[derive(Default)]
-pub struct Policies(Vec<Namespace>);
+pub struct Policies {
+    all: Vec<Namespace>,
+    /// Those of each namespace.
+    times: Vec<Times>,
+}
 
 impl Policies {
     /// Namespaces in any order.
-    pub fn new(mut namespaces: Vec<Namespace>) -> Self {
-        namespaces.sort_by_key(|namespace| std::cmp::Reverse(namespace.prefix.len()));
-        Self(namespaces)
+    pub fn new(mut all: Vec<Namespace>) -> Self {
+        all.sort_by_key(|namespace| std::cmp::Reverse(namespace.prefix.len()));
+        let times = all.iter().map(Times::of).collect();
+        Self { all, times }
     }
 
     /// Whether every key is plain cache.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.all.is_empty()
     }
 
     /// All namespaces, the longest prefix first.
     pub fn iter(&self) -> impl Iterator<Item = &Namespace> {
-        self.0.iter()
+        self.all.iter()
     }
 
     /// The namespace of a key.
     #[inline]
     pub fn of(&self, db: usize, key: &[u8]) -> Option<&Namespace> {
-        self.0.iter().find(|namespace| namespace.db == db && key.starts_with(&namespace.prefix))
+        self.index_of(db, key).map(|index| &self.all[index])
     }
 
     /// The number of a key's namespace, for those that must not borrow.
+    #[inline]
     pub fn index_of(&self, db: usize, key: &[u8]) -> Option<usize> {
-        self.0.iter().position(|namespace| namespace.db == db && key.starts_with(&namespace.prefix))
+        self.all
+            .iter()
+            .position(|namespace| namespace.db == db && key.starts_with(&namespace.prefix))
     }
 
     /// A namespace by its number.
     pub fn at(&self, index: usize) -> &Namespace {
-        &self.0[index]
+        &self.all[index]
+    }
+
+    /// A namespace's times.
+    #[inline]
+    pub fn times(&self, index: usize) -> &Times {
+        &self.times[index]
+    }
+
+    /// From when on a key's copy, which is kept until then, isn't simply good any more; `u64::MAX`: it always
+    /// is.
+    pub fn check_from(&self, db: usize, key: &[u8], kept_until: u64) -> u64 {
+        if kept_until == 0 {
+            return u64::MAX;
+        }
+        self.index_of(db, key).map_or(kept_until, |at| self.times[at].check_from(kept_until))
     }
 
     /// Adds to a new entry what its namespace says of its life.
@@ -137,13 +279,14 @@ impl Policies {
         if self.is_empty() {
             return meta;
         }
-        let Some(namespace) = self.of(db, key) else { return meta };
+        let Some(index) = self.index_of(db, key) else { return meta };
+        let namespace = &self.all[index];
         let Some(ttl) = namespace.ttl(key, now) else { return meta };
         let end = now + ttl;
         match namespace.read {
             Read::Aside if meta.deadline == 0 => Meta { deadline: end, ..meta },
             Read::Aside => meta,
-            Read::Through => Meta { fresh_until: end, ..meta },
+            Read::Through => Meta { kept_until: end + self.times[index].grace, ..meta },
         }
     }
 }
@@ -181,7 +324,7 @@ mod tests {
             Policies::new(vec![namespace("a:", Read::Aside), namespace("t:", Read::Through)]);
         let stamp = |key: &[u8], deadline| {
             let meta = policies.stamp(0, key, 5_000, Meta { deadline, ..Meta::default() });
-            (meta.deadline, meta.fresh_until)
+            (meta.deadline, meta.kept_until)
         };
         assert_eq!(stamp(b"a:1", 0), (6_000, 0));
         assert_eq!(stamp(b"a:1", 9_000), (9_000, 0));
@@ -190,12 +333,40 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_is_fresh_then_due_then_stale() {
+        let secs = |secs| Some(Duration::from_secs(secs));
+        let policies = Policies::new(vec![Namespace {
+            ttl: secs(10),
+            refresh_after: secs(8),
+            stale_if_error: secs(100),
+            ..namespace("t:", Read::Through)
+        }]);
+        let kept = policies.stamp(0, b"t:1", 5_000, Meta::default()).kept_until;
+        assert_eq!(kept, 5_000 + 110_000);
+        let times = policies.times(0);
+        for (now, age) in [
+            (5_000, Age::Fresh),
+            (12_999, Age::Fresh),
+            (13_000, Age::Due),
+            (14_999, Age::Due),
+            (15_000, Age::Stale),
+            (114_999, Age::Stale),
+        ] {
+            assert_eq!(times.age(kept, now), age, "{now}");
+        }
+        assert_eq!(times.check_from(kept), 13_000);
+        assert_eq!(times.age(0, 1 << 40), Age::Fresh, "it has no end");
+        // What was stamped while `stale_if_error` was longer isn't fresh for that long.
+        assert_eq!(times.age(kept + 1_000_000, 5_000), Age::Stale);
+    }
+
+    #[test]
     fn what_comes_together_ends_apart() {
         let policies =
             Policies::new(vec![Namespace { jitter: 20, ..namespace("t:", Read::Through) }]);
         let ends: Vec<u64> = (0..1_000)
             .map(|number| format!("t:{number}"))
-            .map(|key| policies.stamp(0, key.as_bytes(), 5_000, Meta::default()).fresh_until)
+            .map(|key| policies.stamp(0, key.as_bytes(), 5_000, Meta::default()).kept_until)
             .collect();
         assert!(ends.iter().all(|end| (5_800..=6_000).contains(end)), "{ends:?}");
         for tenth in 0..10 {

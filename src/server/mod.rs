@@ -40,7 +40,7 @@ use crate::{
     command::shared::{Shared, ShutdownRequest, WorkerStats},
     config::{self, Config, Live, Mode, NamespaceConfig, Settings, StoreConfig, StoreKind},
     error::Error,
-    policy::{Namespace, NamespaceStats, Policies, Read, Write},
+    policy::{Loads, Namespace, NamespaceStats, Policies, Read, Write},
     store::{
         self, Store,
         breaker::{Breaker, guarded},
@@ -383,7 +383,7 @@ fn begin_run(dir: &Path, runs: log::Runs) -> Result<(), Error> {
 fn policies(config: &Config) -> Result<(Policies, Vec<Breaker>), Error> {
     let mut stores: HashMap<&str, Arc<dyn Store>> = HashMap::new();
     let mut breakers = Vec::new();
-    for StoreConfig { name, kind, breaker } in &config.stores {
+    for StoreConfig { name, kind, breaker, .. } in &config.stores {
         let store = match kind {
             StoreKind::Memory => store::memory(),
             #[cfg(feature = "redb")]
@@ -406,12 +406,18 @@ fn policies(config: &Config) -> Result<(Policies, Vec<Breaker>), Error> {
         };
         stores.insert(name, store);
     }
+    let all_stores = &config.stores;
     let namespace = |config: &NamespaceConfig| {
         let (read, write) = match config.mode {
             Mode::CacheAside => (Read::Aside, Write::None),
             Mode::ReadThrough => (Read::Through, Write::None),
             Mode::WriteThrough => (Read::Through, Write::Through),
         };
+        let declared = |store: &&StoreConfig| Some(&store.name) == config.store.as_ref();
+        let loads = all_stores.iter().find(declared).map_or_else(Loads::default, |store| Loads {
+            batch: store.load_batch,
+            at_once: store.loads_at_once,
+        });
         let store = config
             .store
             .as_deref()
@@ -423,6 +429,12 @@ fn policies(config: &Config) -> Result<(Policies, Vec<Breaker>), Error> {
             write,
             ttl: config.ttl,
             jitter: config.jitter,
+            refresh_after: config.copies.refresh_after,
+            stale_if_error: config.copies.stale_if_error,
+            negative_ttl: config.copies.negative_ttl,
+            timeout_soft: config.copies.timeout_soft,
+            timeout_hard: config.copies.timeout_hard,
+            loads,
             store,
             stats: NamespaceStats::default(),
         }
