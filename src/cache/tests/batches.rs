@@ -153,19 +153,33 @@ async fn a_store_that_is_down_fails_the_batch_and_is_asked_once() {
     assert_eq!(bench.get("r:1").await, Ok(None));
 }
 
+/// Lets loads hang until so many wait for what others have begun.
+async fn release_when_joined(bench: &Bench, count: u64) {
+    bench.faults.hold(Op::Load);
+    while bench.stats().joined.load(Relaxed) < count {
+        tokio::task::yield_now().await;
+    }
+    bench.faults.release(Op::Load);
+}
+
 /// SEMANTICS 1: *the load's task dies.* One of those who wait for a key takes over, and nobody hangs.
 #[tokio::test]
 async fn rule_1_a_call_that_panics_hands_each_key_over_once() {
     let bench = bench(Panicking::shared(), Loads { batch: 100, at_once: 2 });
-    let reads = join_all((0..1_000).map(|_| bench.get("r:k"))).await;
-    assert_eq!(reads.iter().filter(|read| read.is_err()).count(), 1);
+    let reads = tokio::join!(
+        join_all((0..1_000).map(|_| bench.get("r:k"))),
+        release_when_joined(&bench, 999)
+    );
+    assert_eq!(reads.0.iter().filter(|read| read.is_err()).count(), 1);
     assert_eq!(bench.loads(), 2);
-    assert_eq!(bench.stats().joined.load(Relaxed), 999);
 
     let bench = self::bench(Panicking::shared(), Loads { batch: 100, at_once: 2 });
     let keys = names(10);
-    let reads = join_all((0..100).map(|_| get_all(&bench, &keys))).await;
-    let failed = reads.iter().flatten().filter(|read| read.is_err()).count();
+    let reads = tokio::join!(
+        join_all((0..100).map(|_| get_all(&bench, &keys))),
+        release_when_joined(&bench, 990)
+    );
+    let failed = reads.0.iter().flatten().filter(|read| read.is_err()).count();
     assert_eq!(failed, 10, "who began each load is told");
     assert!((2..=11).contains(&bench.loads()), "{} calls", bench.loads());
 }
