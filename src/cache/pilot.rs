@@ -156,7 +156,15 @@ impl Pilot {
         {
             let old = flight.old.get().map(|old| old.get());
             let now = cache.clock.now();
-            cache.memory.land_over((*db, *hash), flight.ticket, installed, known, old, now);
+            let place = (*db, *hash);
+            let landed = cache.memory.land_over(place, flight.ticket, installed, known, old, now);
+            // Not only a write cancels a ticket: the copy may be as it was, and its record have moved.
+            if !landed
+                && let Some(old) = old
+                && !cache.memory.has_ticket(*hash, flight.ticket)
+            {
+                old.set_renewing(false);
+            }
         }
         Arc::new(entry)
     }

@@ -270,7 +270,9 @@ async fn behind_an_open_breaker_warm_and_stale_keys_are_answered_at_once() {
 fn over_disk(dir: &std::path::Path) -> Bench {
     let log = Log::open(&log::Options { queue: 64 << 10, ..log::Options::new(dir, 64 << 20) });
     let log = Some(Arc::new(log.expect("the log opens")));
-    let options = Options { limit: 1 << 20, log, ..Options::default() };
+    // Whatever leaves goes to disk, and what isn't used leaves soon.
+    let eviction = Eviction::AllkeysLru;
+    let options = Options { limit: 1 << 20, eviction, log, ..Options::default() };
     Bench::tuned(store::memory(), options, Clock::manual(NOW), aging)
 }
 
