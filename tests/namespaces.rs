@@ -282,3 +282,32 @@ fn a_breaker_keeps_calls_from_its_store() {
     let closed = "$5|store|$4|main|$5|state|$6|closed|$5|calls|:1|$8|failures|:0|";
     assert!(list.contains(closed), "{list}");
 }
+
+/// While the store fails, copies past their `ttl` and what is known to be absent answer reads, and no
+/// write.
+#[test]
+fn old_copies_and_absences_answer_reads_while_the_store_fails() {
+    let toml = "[store.main]\nkind = 'redb'\n[[namespace]]\nprefix = 'user:'\nstore = 'main'\n\
+                mode = 'read-through'\nttl = '500ms'\nstale_if_error = '1h'\nnegative-ttl = '1h'\n\
+                timeout = { soft = '100ms', hard = '1s' }\n";
+    let dir = tempfile::tempdir().expect("a directory");
+    fill(&dir.path().join("store.redb"), &[("user:1", "Ada")]);
+    let server = Server::start_with_in(dir.path(), toml, &[]);
+    let conn = &mut server.raw();
+    expect(conn, "GET user:1", "$3|Ada");
+    expect(conn, "GET user:2", "$-1");
+    expect(conn, "LARDER.BREAKER OPEN main", "+OK");
+    std::thread::sleep(std::time::Duration::from_millis(700));
+    for _ in 0..3 {
+        expect(conn, "GET user:1", "$3|Ada");
+        expect(conn, "MGET user:2 user:1", "*2|$-1|$3|Ada");
+        expect(conn, "EXISTS user:1 user:2", ":1");
+        expect(conn, "TTL user:1", ":-1");
+    }
+    for line in ["GET user:3", "APPEND user:1 x", "INCR user:2", "SET user:2 x NX"] {
+        expect_error(conn, line, "STOREDOWN");
+    }
+    expect(conn, "LARDER.BREAKER RESET main", "+OK");
+    expect(conn, "INCR user:2", ":1");
+    expect(conn, "APPEND user:1 x", ":4");
+}

@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 
 use super::{
     Inner,
-    flight::Pilot,
     job::{Job, Peek, Search},
+    pilot::Pilot,
     readers::Readers,
 };
 use crate::tier::{

@@ -7,29 +7,39 @@
 //! brings is not installed.
 //!
 //! A flight looks into L3 first, on one of its threads, and then, in a namespace that reads through, asks
-//! the store. Who waits too long for the disk takes it for a miss, if all they want is to read
-//! (SEMANTICS 3), or asks the store without it.
+//! the store ([`super::pilot`]). Who waits too long for the disk takes it for a miss, if all they want is to
+//! read (SEMANTICS 3), or asks the store without it.
+//!
+//! A flight may have an old copy that it is to renew. Where the store fails, or is slow, those who only read
+//! take that; a *refresh* renews a copy that is still good, and nobody waits for it.
 
 use std::{
+    future::pending,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::Duration,
 };
 
 use bytes::Bytes;
 use dashmap::{DashMap, Entry as Place};
-use futures_util::future::{Either, FutureExt, Shared, select};
+use futures_util::future::{FutureExt, Shared};
+use tokio::time::{Instant, sleep_until};
 
-use super::{Inner, Use, landing::Landing, tx::Key};
+use super::{
+    Inner, Use,
+    landing::Landing,
+    pilot::Pilot,
+    tx::{Due, Key},
+};
 use crate::{
-    policy::{NamespaceStats, Read},
-    store::{Record, StoreError},
+    policy::{Age, NamespaceStats, Read},
+    store::StoreError,
     tier::{
         demote::Known,
-        entry::{Entry, EntryRef, Meta},
-        memory::Ticket,
+        entry::{Entry, EntryRef},
+        shelf::is_live,
+        tickets::Ticket,
     },
 };
 
@@ -47,6 +57,8 @@ pub(super) struct Found {
 pub(super) enum Origin {
     Disk,
     Store,
+    /// It is an old copy, in want of a better one.
+    Stale,
 }
 
 /// Why a flight brought nothing.
@@ -59,13 +71,32 @@ pub(super) enum FetchError {
 }
 
 /// A load that others may wait for.
-struct Flight {
-    ticket: Ticket,
-    landing: Landing<Result<Found, FetchError>>,
+pub(super) struct Flight {
+    pub(super) ticket: Ticket,
+    pub(super) landing: Landing<Result<Found, FetchError>>,
     /// Whether it is still looking into L3.
-    is_on_disk: AtomicBool,
-    /// Whether it asks the store, too.
-    asks_store: bool,
+    pub(super) is_on_disk: AtomicBool,
+    /// Whether it asks the store for what memory and disk don't have.
+    pub(super) asks_store: bool,
+    /// The copy that it is to renew, once that is known.
+    pub(super) old: OnceLock<Arc<EntryRef>>,
+    /// Who took over when it died: for all who waited, however late they hear of it.
+    successor: OnceLock<Arc<Flight>>,
+    begun: Instant,
+}
+
+impl Flight {
+    fn new(ticket: Ticket, is_on_disk: bool, asks_store: bool, old: Option<EntryRef>) -> Self {
+        Self {
+            ticket,
+            landing: Landing::default(),
+            is_on_disk: AtomicBool::new(is_on_disk),
+            asks_store,
+            old: old.map_or_else(OnceLock::new, |old| OnceLock::from(Arc::new(old))),
+            successor: OnceLock::new(),
+            begun: Instant::now(),
+        }
+    }
 }
 
 /// The end of the time that the disk has.
@@ -73,7 +104,7 @@ pub(super) type Patience = Shared<tokio::time::Sleep>;
 
 /// The loads under way, by database and key.
 #[derive(Default)]
-pub(super) struct Flights(DashMap<(usize, Bytes), Arc<Flight>>);
+pub(super) struct Flights(pub(super) DashMap<(usize, Bytes), Arc<Flight>>);
 
 /// What hydrate found for one key, kept until the attempt ends. Its own ticket says whether a write has
 /// come between.
@@ -186,36 +217,79 @@ impl Inner {
         writes: bool,
         mut patience: Option<Patience>,
     ) -> Result<Found, FetchError> {
+        let use_ = if writes { Use::Write } else { Use::Read };
+        let namespace = self.asks_below(pin.db, &pin.key, use_);
+        let mut soft = Soft::of(self, namespace.filter(|_| !writes));
         let mut skips_disk = false;
+        let (mut flight, mut is_ours) =
+            self.board(pin.db, &pin.key, pin.hash, (namespace, writes, skips_disk));
+        if !is_ours {
+            self.count(namespace, |stats| &stats.joined);
+        }
+        let mut has_died = false;
         loop {
-            let (flight, is_ours) = self.board(pin.db, &pin.key, pin.hash, writes, skips_disk);
-            let landed = match patience.take() {
-                Some(patience) => match select(flight.landing.wait(), patience).await {
-                    Either::Left((landed, _)) => landed,
-                    Either::Right(_) => {
-                        skips_disk = true;
-                        // If it is the store that is slow, that has a limit of its own.
-                        if flight.is_on_disk.load(Relaxed) {
-                            self.note_slow_disk();
-                            if writes || !self.asks_below(pin.db, &pin.key, Use::Read) {
-                                return Err(FetchError::Disk);
-                            }
+            let landed = tokio::select! {
+                biased;
+                landed = flight.landing.wait() => landed,
+                old = soft.passes(&flight) => return Ok(self.serve_stale(namespace, old)),
+                () = has_passed(&mut patience) => {
+                    patience = None;
+                    skips_disk = true;
+                    // If it is the store that is slow, that has a limit of its own.
+                    if flight.is_on_disk.load(Relaxed) {
+                        self.note_slow_disk();
+                        if writes || namespace.is_none() {
+                            return Err(FetchError::Disk);
                         }
-                        continue;
                     }
-                },
-                None => flight.landing.wait().await,
+                    (flight, is_ours) =
+                        self.board(pin.db, &pin.key, pin.hash, (namespace, writes, skips_disk));
+                    continue;
+                }
             };
-            match landed {
+            let failure = match landed {
+                Some(Err(FetchError::Store(why))) => why,
                 Some(landed) => return landed,
                 // The flight's task died. Were it not the end for who started it, a store that always
                 // panics would be called for ever.
-                None if is_ours => {
-                    let text = "the load's task died".into();
-                    return Err(FetchError::Store(StoreError::Down(text)));
+                None if is_ours => StoreError::Down("the load's task died".into()),
+                None => {
+                    let board =
+                        || self.board(pin.db, &pin.key, pin.hash, (namespace, writes, skips_disk));
+                    (flight, is_ours) = match std::mem::replace(&mut has_died, true) {
+                        false => take_over(&flight, board),
+                        // There is no chain of them.
+                        true => board(),
+                    };
+                    continue;
                 }
-                None => {}
-            }
+            };
+            return match self.old_copy(&flight) {
+                Some(old) if !writes && failure.is_stores_fault() => {
+                    Ok(self.serve_stale(namespace, old))
+                }
+                _ => Err(FetchError::Store(failure)),
+            };
+        }
+    }
+
+    /// The copy that a flight is to renew, if it may still be shown.
+    fn old_copy(&self, flight: &Flight) -> Option<Arc<EntryRef>> {
+        flight.old.get().filter(|old| is_live(old.get(), self.clock.now())).cloned()
+    }
+
+    fn serve_stale(&self, namespace: Option<usize>, old: Arc<EntryRef>) -> Found {
+        self.count(namespace, |stats| &stats.stale_served);
+        Found { entry: Some((old, Origin::Stale)), known: Known::Nothing }
+    }
+
+    fn count(
+        &self,
+        namespace: Option<usize>,
+        figure: impl FnOnce(&NamespaceStats) -> &std::sync::atomic::AtomicU64,
+    ) {
+        if let Some(at) = namespace {
+            NamespaceStats::add(figure(&self.policies.at(at).stats), 1);
         }
     }
 
@@ -225,10 +299,10 @@ impl Inner {
         db: usize,
         key: &Bytes,
         hash: u64,
-        writes: bool,
-        skips_disk: bool,
+        (namespace, writes, skips_disk): (Option<usize>, bool, bool),
     ) -> (Arc<Flight>, bool) {
-        let asks_store = self.asks_store(db, key, writes);
+        let asks_store =
+            namespace.is_some_and(|at| writes || self.policies.at(at).read == Read::Through);
         let place = self.flights.0.entry((db, key.clone()));
         if let Place::Occupied(place) = &place
             && self.may_join(place.get(), hash)
@@ -237,32 +311,56 @@ impl Inner {
         {
             return (place.get().clone(), false);
         }
-        let reads_disk = !skips_disk && self.memory.has_below(db, hash);
-        let flight = Arc::new(Flight {
-            ticket: self.memory.ticket(db, hash),
-            landing: Landing::default(),
-            is_on_disk: AtomicBool::new(reads_disk),
-            asks_store,
-        });
-        let pilot =
-            Pilot { cache: self.clone(), db, key: key.clone(), hash, flight: flight.clone() };
+        let (ticket, old) = self.begin(db, key, hash, namespace);
+        let renews = old.is_some();
+        let reads_disk = !skips_disk && !renews && self.memory.has_below(db, hash);
+        let flight = Arc::new(Flight::new(ticket, reads_disk, asks_store, old));
+        let pilot = Pilot::new(self, (db, key, hash), &flight, namespace, false);
         // The map is let go before the task starts: one that can't start ends its flight at once.
         drop(place.insert(flight.clone()));
         match &self.disk {
             Some(disk) if reads_disk => disk.fly(pilot),
             _ => {
-                let known = if skips_disk { Known::Nothing } else { Known::None };
+                // The copy may leave for the disk in the meantime.
+                let known = if skips_disk || renews { Known::Nothing } else { Known::None };
                 pilot.go_on_to_store(Ok(Found { entry: None, known }));
             }
         }
         (flight, true)
     }
 
-    /// Whether the store is asked for what memory and disk don't have.
-    fn asks_store(&self, db: usize, key: &[u8], writes: bool) -> bool {
-        self.policies.of(db, key).is_some_and(|namespace| {
-            namespace.read == Read::Through || writes && namespace.has_old_value()
-        })
+    /// A ticket for a flight, and the stale copy in memory that it is to renew.
+    fn begin(
+        &self,
+        db: usize,
+        key: &Bytes,
+        hash: u64,
+        namespace: Option<usize>,
+    ) -> (Ticket, Option<EntryRef>) {
+        let Some(at) = namespace else { return (self.memory.ticket(db, hash), None) };
+        let (times, now) = (self.policies.times(at), self.clock.now());
+        let (ticket, found) = self.memory.ticket_over(db, hash, key);
+        let is_stale = |old: &EntryRef| times.age(old.get().kept_until(), now) == Age::Stale;
+        (ticket, found.filter(is_stale))
+    }
+
+    /// Starts a load beside a copy that is still good.
+    pub(super) fn refresh(self: &Arc<Self>, db: usize, key: Key<'_>, due: Due) {
+        let Due { namespace, entry, ticket, .. } = due;
+        let bytes = Bytes::copy_from_slice(key.bytes);
+        let place = self.flights.0.entry((db, bytes.clone()));
+        if let Place::Occupied(place) = &place
+            && self.may_join(place.get(), key.hash)
+        {
+            // One that began before the copy was there: whoever meets it next tries again.
+            entry.get().set_renewing(false);
+            return self.memory.release(key.hash, ticket);
+        }
+        let flight = Arc::new(Flight::new(ticket, false, true, Some(entry)));
+        let pilot = Pilot::new(self, (db, &bytes, key.hash), &flight, Some(namespace), true);
+        drop(place.insert(flight));
+        self.count(Some(namespace), |stats| &stats.refreshes);
+        pilot.ask_store(namespace, Known::Nothing);
     }
 
     /// Whether what a flight brings is for later askers too: it lives, it has not failed, and no write
@@ -272,110 +370,51 @@ impl Inner {
     }
 }
 
-/// Who carries a load through. Ends the flight when dropped, also by a panic of the store.
-pub(super) struct Pilot {
-    pub(super) cache: Arc<Inner>,
-    pub(super) db: usize,
-    pub(super) key: Bytes,
-    pub(super) hash: u64,
-    flight: Arc<Flight>,
+/// The flight that follows one that died: whoever hears of that first starts it, or joins one that there is.
+fn take_over(dead: &Flight, board: impl FnOnce() -> (Arc<Flight>, bool)) -> (Arc<Flight>, bool) {
+    let mut is_ours = false;
+    let next = dead.successor.get_or_init(|| {
+        let (next, is_new) = board();
+        is_ours = is_new;
+        next
+    });
+    (next.clone(), is_ours)
 }
 
-impl Pilot {
-    /// Ends the flight with what L3 gave, or, where that is nothing, goes on to the store.
-    pub(super) fn go_on_to_store(self, from_disk: Result<Found, FetchError>) {
-        self.flight.is_on_disk.store(false, Relaxed);
-        let found = matches!(&from_disk, Ok(Found { entry: Some(_), .. }));
-        let known = from_disk.as_ref().map_or(Known::Nothing, |found| found.known);
-        if !found && let Some(record) = self.unflushed() {
-            let entry = self.land(record, known);
-            return self.flight.landing.land(Ok(Found { entry, known }));
-        }
-        if found || !self.flight.asks_store {
-            return self.flight.landing.land(from_disk);
-        }
-        let runtime = self.cache.runtime().clone();
-        runtime.spawn(async move {
-            let result = self.load(known).await.map_err(FetchError::Store);
-            self.flight.landing.land(result);
-        });
+/// Ends with the time that the disk has, if it has a limit.
+async fn has_passed(patience: &mut Option<Patience>) {
+    match patience {
+        Some(patience) => patience.await,
+        None => pending().await,
+    }
+}
+
+/// A read's patience with a store, where there is an old copy.
+struct Soft<'a> {
+    cache: &'a Inner,
+    limit: Option<std::time::Duration>,
+}
+
+impl<'a> Soft<'a> {
+    fn of(cache: &'a Inner, namespace: Option<usize>) -> Self {
+        let limit = namespace.and_then(|at| cache.policies.at(at).timeout_soft);
+        Self { cache, limit }
     }
 
-    /// What the key holds if the store doesn't have it yet: `Some(None)` if it is gone (SEMANTICS 12).
-    fn unflushed(&self) -> Option<Option<Record>> {
-        self.cache.policies.of(self.db, &self.key)?.line.as_ref()?.get(&self.key)
-    }
-
-    async fn load(&self, known: Known) -> Result<Found, StoreError> {
-        let namespace = self.cache.policies.of(self.db, &self.key);
-        let Some((namespace, (_, store))) =
-            namespace.and_then(|namespace| Some((namespace, namespace.store.as_ref()?)))
-        else {
-            return Ok(Found { entry: None, known });
-        };
-        let stats = &namespace.stats;
-        let started = std::time::Instant::now();
-        let keys = [self.key.clone()];
-        let loaded = tokio::time::timeout(self.cache.store_timeout(), store.load(&keys)).await;
-        NamespaceStats::add(&stats.load_micros, started.elapsed().as_micros() as u64);
-        let loaded =
-            loaded.unwrap_or_else(|_| Err(StoreError::Timeout("the load took too long".into())));
-        match loaded {
-            Ok(mut records) => {
-                NamespaceStats::add(&stats.loads, 1);
-                Ok(Found { entry: self.land(records.pop().flatten(), known), known })
+    /// Ends with the old copy when the flight has taken too long, from its beginning on: who comes later
+    /// waits less.
+    async fn passes(&mut self, flight: &Flight) -> Arc<EntryRef> {
+        let Some(limit) = self.limit else { return pending().await };
+        let mut until = flight.begun + limit;
+        // Whether there is a copy shows when the disk has been asked.
+        while flight.old.get().is_some() || flight.is_on_disk.load(Relaxed) {
+            sleep_until(until).await;
+            if let Some(old) = self.cache.old_copy(flight) {
+                return old;
             }
-            Err(error) => {
-                NamespaceStats::add(&stats.load_errors, 1);
-                Err(error)
-            }
+            until = Instant::now() + limit;
         }
-    }
-
-    /// Installs what came, if no write has overtaken it, and hands it to those who wait.
-    fn land(&self, record: Option<Record>, known: Known) -> Option<(Arc<EntryRef>, Origin)> {
-        let cache = &self.cache;
-        let now = cache.clock.now();
-        let record = record.filter(|record| record.deadline == 0 || record.deadline > now)?;
-        cache.note_version(record.version);
-        let access = cache.memory.rules().eviction().first_access(now);
-        let meta = Meta { deadline: record.deadline, access, ..Meta::default() };
-        let meta = cache.policies.stamp(self.db, &self.key, now, meta);
-        let meta = fresh_within(meta, record.fresh_for, now);
-        let entry = EntryRef::new(&self.key, &[&record.value], &meta);
-        if record.fresh_for.is_some_and(|fresh_for| fresh_for.is_zero()) {
-            // Only for those who have asked already.
-            return Some((Arc::new(entry), Origin::Store));
-        }
-        Some((self.install(entry, known), Origin::Store))
-    }
-
-    /// Installs an entry; this is known of the key's record.
-    pub(super) fn install(&self, entry: EntryRef, known: Known) -> Arc<EntryRef> {
-        let Self { cache, db, key, hash, flight } = self;
-        if !cache.turns.is_unknown(*db, key)
-            && let Some(installed) = entry.try_clone()
-        {
-            cache.memory.land(*db, *hash, flight.ticket, installed, known, cache.clock.now());
-        }
-        Arc::new(entry)
-    }
-}
-
-/// A copy is good for as long as its namespace and its store both say.
-fn fresh_within(meta: Meta, fresh_for: Option<Duration>, now: u64) -> Meta {
-    let Some(fresh_for) = fresh_for else { return meta };
-    let end = now.saturating_add(u64::try_from(fresh_for.as_millis()).unwrap_or(u64::MAX)).max(1);
-    let fresh_until = if meta.fresh_until == 0 { end } else { meta.fresh_until.min(end) };
-    Meta { fresh_until, ..meta }
-}
-
-impl Drop for Pilot {
-    fn drop(&mut self) {
-        let ticket = self.flight.ticket;
-        self.cache.memory.release(self.hash, ticket);
-        let place = (self.db, self.key.clone());
-        self.cache.flights.0.remove_if(&place, |_, flight| flight.ticket == ticket);
-        self.flight.landing.lose();
+        self.limit = None;
+        pending().await
     }
 }

@@ -4,7 +4,10 @@ use std::{io, time::Duration};
 
 use tokio::sync::oneshot;
 
-use super::flight::{FetchError, Found, Origin, Pilot};
+use super::{
+    flight::{FetchError, Found, Origin},
+    pilot::Pilot,
+};
 use crate::tier::{
     demote::Known,
     log::{

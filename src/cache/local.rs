@@ -2,7 +2,8 @@
 //!
 //! It holds references to entries of L2. Whoever replaces or removes an entry marks it dead while they
 //! hold its stripe, before the new one can be seen and before they reply; FLUSH* and SWAPDB raise a
-//! generation instead. A hit compares generation, mark and deadline, so it is never stale, and no message
+//! generation instead. A hit compares generation, mark, deadline, and the moment from which a new copy may have
+//! to be loaded, so it is never stale, and no message
 //! has to reach a worker (SEMANTICS 4). It serves reads of one key.
 //!
 //! A key enters when it was met three times in a sample of the hits of L2, before the keys it shares a
@@ -81,6 +82,8 @@ struct Local {
     entry: EntryRef,
     db: usize,
     generation: u64,
+    /// From when on L2 has to be asked, since a new copy may have to be loaded.
+    check_from: u64,
 }
 
 impl Local {
@@ -90,6 +93,7 @@ impl Local {
         let entry = self.entry.get();
         self.db == job.db
             && self.generation == generation
+            && job.now < self.check_from
             && !entry.is_dead()
             && is_live(entry, job.now)
             && entry.key() == key.bytes
@@ -285,11 +289,13 @@ impl LocalCache {
             found = tx.peek(key)?.filter(|entry| entry.size() <= LONGEST).and_then(Entry::share);
             Ok(())
         });
-        // What isn't durable yet may still be lost: L2 knows, and this doesn't.
-        if let Some(entry) = found
-            && job.release.is_free()
-        {
-            self.put(key.hash, Local { entry, db: job.db, generation });
+        if let Some(entry) = found {
+            let kept_until = entry.get().kept_until();
+            let check_from = self.cache.0.policies.check_from(job.db, key.bytes, kept_until);
+            // What isn't durable yet may still be lost: L2 knows, and this doesn't.
+            if job.now < check_from && job.release.is_free() {
+                self.put(key.hash, Local { entry, db: job.db, generation, check_from });
+            }
         }
         result
     }

@@ -13,7 +13,9 @@ mod dead;
 mod flight;
 mod job;
 mod landing;
+mod loader;
 pub mod local;
+mod pilot;
 mod readers;
 pub mod release;
 mod settle;
@@ -37,16 +39,20 @@ use tokio::runtime::Handle;
 use crate::{
     clock::Clock,
     error::ClientError,
-    policy::{Policies, Write},
+    policy::{Age, NamespaceStats, Policies, Write},
     store::StoreError,
-    tier::memory::{Memory, NoRoom, Options},
+    tier::{
+        memory::{Memory, NoRoom, Options},
+        shelf::is_live,
+    },
 };
 use counter::Counters;
 pub use dead::Retried;
 use flight::{FetchError, Pin};
+use loader::Loader;
 use release::Release;
 use settle::Staging;
-use tx::{Cold, Key, Start, Stop, Tx};
+use tx::{Cold, Due, Key, Standing, Start, Stop, Tx};
 
 /// How long a write waits for room on disk before it gives up with `-OOM`.
 const ROOM_PATIENCE: Duration = Duration::from_secs(5);
@@ -155,6 +161,8 @@ struct Inner {
     /// Whether there may be keys in L3, or in a snapshot.
     has_below: AtomicBool,
     policies: Policies,
+    /// The loads of each namespace's store.
+    loaders: Vec<Option<Arc<Loader>>>,
     flights: flight::Flights,
     turns: Arc<turns::Turns>,
     clock: Clock,
@@ -176,14 +184,23 @@ impl Inner {
         self.runtime.as_ref().expect("checked when a namespace has a store")
     }
 
-    /// Whether what isn't in memory has to be asked for below, by one who will write what depends on it or
-    /// by one who only reads.
-    fn asks_below(&self, db: usize, key: &[u8], use_: Use) -> bool {
-        self.policies.of(db, key).is_some_and(|namespace| match use_ {
+    /// The number of a key's namespace, if what isn't in memory has to be asked for below: by one who will
+    /// write what depends on it, or by one who only reads.
+    #[inline]
+    fn asks_below(&self, db: usize, key: &[u8], use_: Use) -> Option<usize> {
+        let found = self.policies.index_of(db, key)?;
+        let namespace = self.policies.at(found);
+        let asks = match use_ {
             Use::Read => namespace.is_read_below(),
             Use::Write => namespace.has_old_value(),
             Use::Blind => false,
-        })
+        };
+        asks.then_some(found)
+    }
+
+    /// Whether a namespace's store has failed a moment ago, so that nothing is to be refreshed.
+    fn rests(&self, namespace: usize, now: u64) -> bool {
+        self.loaders[namespace].as_ref().is_none_or(|loader| loader.rests(now))
     }
 
     fn store_timeout(&self) -> Duration {
@@ -241,11 +258,16 @@ impl Cache {
         runtime: Option<Handle>,
     ) -> Self {
         let has_below = AtomicBool::new(memory.log().is_some());
+        let loaders = runtime.as_ref().map_or_else(
+            || policies.iter().map(|_| None).collect(),
+            |runtime| loaders(&policies, runtime),
+        );
         Self(Arc::new(Inner {
             memory,
             disk,
             has_below,
             policies,
+            loaders,
             flights: flight::Flights::default(),
             turns: Arc::default(),
             clock,
@@ -391,25 +413,44 @@ impl Cache {
         let start = Start { cache: inner, job, pins, staged, room };
         let mut tx = Tx::begin(start, job.keys.iter().map(|(key, _)| key.hash));
         let is_all_there = inner.policies.is_empty() && !inner.has_below.load(Relaxed);
-        if !is_all_there && !self.is_resident(job, &mut tx)? {
-            return Err(Refusal::Below.into());
+        let mut due = Vec::new();
+        let ended = if is_all_there || self.is_resident(job, &mut tx, &mut due)? {
+            let mut ended = run(&mut tx);
+            if ended.is_ok()
+                && let Some(behind) = inner.policies.behind()
+            {
+                ended = inner.sequence(behind, &mut tx, job, journal).map_err(Stop::Client);
+            }
+            Some(ended)
+        } else {
+            None
+        };
+        drop(tx);
+        if !due.is_empty() {
+            self.refresh(job, due);
         }
-        match run(&mut tx) {
-            Ok(()) => {
-                if let Some(behind) = inner.policies.behind() {
-                    inner.sequence(behind, &mut tx, job, journal).map_err(Refusal::Client)?;
-                }
-                drop(tx);
+        match ended {
+            Some(Ok(())) => {
                 self.trim(job);
                 Ok(())
             }
-            Err(Stop::Client(error)) => Err(Refusal::Client(error).into()),
-            Err(Stop::Room(bytes)) => Err(Failed::Room(bytes)),
-            Err(Stop::Cold(cold)) => Err(Failed::Cold(cold)),
-            Err(Stop::Stray) => {
+            None => Err(Refusal::Below.into()),
+            Some(Err(Stop::Client(error))) => Err(Refusal::Client(error).into()),
+            Some(Err(Stop::Room(bytes))) => Err(Failed::Room(bytes)),
+            Some(Err(Stop::Cold(cold))) => Err(Failed::Cold(cold)),
+            Some(Err(Stop::Stray)) => {
                 let text = "ERR the command touched a key that it didn't name";
                 Err(Refusal::Client(ClientError::new(text)).into())
             }
+        }
+    }
+
+    /// Starts loads beside copies that were met while due for a refresh.
+    #[cold]
+    fn refresh(&self, job: &Job<'_>, due: Vec<Due>) {
+        for due in due {
+            let (key, _) = job.keys[due.index];
+            self.0.refresh(job.db, key, due);
         }
     }
 
@@ -437,23 +478,39 @@ impl Cache {
         }
     }
 
-    /// Whether no key has to be loaded before the command may run.
-    fn is_resident(&self, job: &Job<'_>, tx: &mut Tx<'_>) -> Result<bool, Refusal> {
-        let may_forget = self.0.memory.may_forget();
-        for (key, use_) in job.keys {
-            let stray = |_| Refusal::Client(ClientError::new("ERR key is not held"));
-            let is_resident = match use_ {
+    /// Whether no key has to be loaded before the command may run; notes copies that are due for a
+    /// refresh.
+    fn is_resident(
+        &self,
+        job: &Job<'_>,
+        tx: &mut Tx<'_>,
+        due: &mut Vec<Due>,
+    ) -> Result<bool, Refusal> {
+        let inner = &*self.0;
+        let may_forget = inner.memory.may_forget();
+        let stray = |_| Refusal::Client(ClientError::new("ERR key is not held"));
+        for (index, (key, use_)) in job.keys.iter().enumerate() {
+            let namespace = match use_ {
                 // What looks like an old record of the key may be another key's: it goes with it, unless
                 // nothing may be forgotten.
-                Use::Blind if may_forget || self.0.disk.is_none() => true,
-                Use::Blind => tx.is_resident(*key, job.strict, false).map_err(stray)?,
-                Use::Read | Use::Write => {
-                    let asks = self.0.asks_below(job.db, key.bytes, *use_);
-                    tx.is_resident(*key, job.strict, asks).map_err(stray)?
-                }
+                Use::Blind if may_forget || inner.disk.is_none() => continue,
+                Use::Blind => None,
+                Use::Read | Use::Write => inner.asks_below(job.db, key.bytes, *use_),
             };
-            if !is_resident {
+            let Some(at) = namespace else {
+                if tx.is_resident(*key).map_err(stray)? {
+                    continue;
+                }
                 return Ok(false);
+            };
+            match tx.standing(*key, !job.writes, inner.policies.times(at)).map_err(stray)? {
+                Standing::Good => {}
+                Standing::Negative => {
+                    NamespaceStats::add(&inner.policies.at(at).stats.negative_hits, 1);
+                }
+                Standing::Due if job.writes || inner.rests(at, job.now) => {}
+                Standing::Due => due.extend(tx.take_due(*key, index, at).map_err(stray)?),
+                Standing::Cold => return Ok(false),
             }
         }
         Ok(true)
@@ -595,30 +652,57 @@ impl Cache {
 
     /// The keys, each once, that have to be loaded.
     fn cold_keys<'a>(&self, job: &Job<'a>, pins: &[Pin]) -> Vec<Key<'a>> {
-        let may_forget = self.0.memory.may_forget();
-        let loads = |(key, use_): &&(Key<'_>, Use)| match use_ {
-            Use::Blind => !may_forget && self.0.memory.has_below(job.db, key.hash),
-            _ => {
-                self.0.asks_below(job.db, key.bytes, *use_)
-                    || self.0.memory.has_below(job.db, key.hash)
-            }
+        let inner = &*self.0;
+        let may_forget = inner.memory.may_forget();
+        let is_cold = |(key, use_): &&(Key<'_>, Use)| {
+            let namespace = match use_ {
+                Use::Blind if may_forget => return false,
+                Use::Blind => None,
+                Use::Read | Use::Write => inner.asks_below(job.db, key.bytes, *use_),
+            };
+            (namespace.is_some() || inner.memory.has_below(job.db, key.hash))
+                && flight::find(pins, job.db, *key).is_none()
+                && !self.is_at_hand(job, *key, namespace)
         };
-        let is_cold = |key: &Key<'_>| {
-            flight::find(pins, job.db, *key).is_none() && !self.is_in_memory(job, *key)
-        };
-        let keys = job.keys.iter().filter(loads).map(|(key, _)| *key);
-        let mut cold: Vec<_> = keys.filter(is_cold).collect();
+        let mut cold: Vec<_> = job.keys.iter().filter(is_cold).map(|(key, _)| *key).collect();
         cold.sort_unstable_by_key(|key| (key.hash, key.bytes));
         cold.dedup_by_key(|key| key.bytes);
         cold
     }
 
-    fn is_in_memory(&self, job: &Job<'_>, key: Key<'_>) -> bool {
+    /// Whether memory has what an attempt may take, as [`Tx::standing`] says for one that holds the stripe.
+    fn is_at_hand(&self, job: &Job<'_>, key: Key<'_>, namespace: Option<usize>) -> bool {
+        let times = namespace.map(|at| self.0.policies.times(at));
         let core = self.0.memory.lock(self.0.memory.stripe_of(key.hash));
-        let Some(shelf) = core.shelf(job.db) else { return false };
-        let slot = shelf.find(key.hash, key.bytes);
-        slot.is_some_and(|slot| crate::tier::shelf::is_live(shelf.entry(slot), job.now))
+        let entry = core.shelf(job.db).and_then(|shelf| {
+            let slot = shelf.find(key.hash, key.bytes)?;
+            Some(shelf.entry(slot))
+        });
+        match (entry.filter(|entry| is_live(*entry, job.now)), times) {
+            (Some(_), None) => true,
+            (Some(entry), Some(times)) => times.age(entry.kept_until(), job.now) != Age::Stale,
+            (None, None) => false,
+            (None, Some(times)) => {
+                !job.writes
+                    && times.has_negatives()
+                    && core.is_negative(job.db, key.hash, key.bytes, job.now)
+            }
+        }
     }
+}
+
+/// A loader for each store, by the namespaces.
+fn loaders(policies: &Policies, runtime: &Handle) -> Vec<Option<Arc<Loader>>> {
+    let mut loaders: Vec<Option<Arc<Loader>>> = Vec::new();
+    for namespace in policies.iter() {
+        let loader = namespace.store.as_ref().map(|(_, store)| {
+            let known = loaders.iter().flatten().find(|loader| loader.is_of(store)).cloned();
+            let new = || Arc::new(Loader::new(store.clone(), namespace.loads, runtime.clone()));
+            known.unwrap_or_else(new)
+        });
+        loaders.push(loader);
+    }
+    loaders
 }
 
 /// A load's failure as a client sees it. A write that couldn't begin has no unknown outcome

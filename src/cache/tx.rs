@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     error::ClientError,
-    policy::{TtlMeans, Write},
+    policy::{Age, Times, TtlMeans, Write},
     tier::{
         Rules,
         demote::Known,
@@ -25,6 +25,7 @@ use crate::{
         memory::{Core, Memory},
         shelf::{is_live, next_random},
         table::Slot,
+        tickets::Ticket,
     },
 };
 
@@ -35,6 +36,28 @@ pub struct Key<'a> {
     pub bytes: &'a [u8],
     /// Their hash, by [`Memory::hash`].
     pub hash: u64,
+}
+
+/// A copy that is good, but for which a new one is to be loaded beside it.
+pub(super) struct Due {
+    /// Which of the attempt's keys it is of.
+    pub(super) index: usize,
+    pub(super) namespace: usize,
+    pub(super) entry: EntryRef,
+    /// From when it was met on: a write since then has to be noticed.
+    pub(super) ticket: Ticket,
+}
+
+/// What an attempt may do with a key of a namespace that reads through.
+pub(super) enum Standing {
+    /// It has what there is to have.
+    Good,
+    /// It is known to be absent.
+    Negative,
+    /// It has a copy that is due for a refresh.
+    Due,
+    /// It has to be fetched.
+    Cold,
 }
 
 /// Why an attempt stopped. Whatever it replied so far is taken back.
@@ -340,7 +363,7 @@ impl<'a> Tx<'a> {
             match pin.origin() {
                 Some(Origin::Disk) => counters.disk_hits.add(1),
                 Some(Origin::Store) => counters.loaded_hits.add(1),
-                None => {}
+                Some(Origin::Stale) | None => {}
             }
         }
         Ok(found)
@@ -373,7 +396,7 @@ impl<'a> Tx<'a> {
         let rules = self.memory().rules();
         let meta = Meta {
             deadline,
-            fresh_until: 0,
+            kept_until: 0,
             access: rules.eviction().first_access(self.start.job.now),
             raw,
         };
@@ -426,7 +449,7 @@ impl<'a> Tx<'a> {
         held.changed |= u64::from(memory.log().is_some()) << (db % 64);
         let shelf = memory.shelf(held.stripe, &mut held.core, db);
         let Some(mut entry) = shelf.entry_mut(slot) else { return Ok(false) };
-        if meta.fresh_until != 0 || entry.get().fresh_until() != 0 || !entry.resize(len) {
+        if meta.kept_until != 0 || entry.get().kept_until() != 0 || !entry.resize(len) {
             return Ok(false);
         }
         let mut rest = entry.value();
@@ -617,26 +640,86 @@ impl<'a> Tx<'a> {
     }
 
     /// Whether a key's entry is in memory, or was pinned for this attempt by a flight that no write has
-    /// overtaken (a read may use one that was overtaken: it asked before), or is nowhere: it isn't to be
-    /// loaded `through` from a store, and L3 has no record that may be it.
+    /// overtaken (a read may use one that was overtaken: it asked before), or is nowhere: L3 has no record
+    /// that may be it. (A key that is read through has a [`Standing`].)
     #[inline]
-    pub(super) fn is_resident(
-        &mut self,
-        key: Key<'_>,
-        strict: bool,
-        through: bool,
-    ) -> Result<bool, Stop> {
+    pub(super) fn is_resident(&mut self, key: Key<'_>) -> Result<bool, Stop> {
         let at = self.index(key.hash)?;
         if self.slot_in(at, key).is_some() {
             return Ok(true);
         }
         let core = &self.held[at].core;
         if let Some(pin) = flight::find(self.start.pins, self.db, key)
-            && (!strict || core.has_ticket(pin.ticket()))
+            && (!self.start.job.strict || core.has_ticket(pin.ticket()))
         {
             return Ok(true);
         }
-        Ok(!through && !core.shelf(self.db).is_some_and(|shelf| shelf.has_below(key.hash)))
+        Ok(!core.shelf(self.db).is_some_and(|shelf| shelf.has_below(key.hash)))
+    }
+}
+
+impl Tx<'_> {
+    /// Whether what memory, or a pin, has of a key that is read through is good for this attempt. Only a read
+    /// believes in an absence without having asked for it (SEMANTICS 3).
+    pub(super) fn standing(
+        &mut self,
+        key: Key<'_>,
+        reads: bool,
+        times: &Times,
+    ) -> Result<Standing, Stop> {
+        let (now, strict, db) = (self.start.job.now, self.start.job.strict, self.db);
+        let at = self.index(key.hash)?;
+        let slot = self.slot_in(at, key);
+        let core = &self.held[at].core;
+        if let Some(slot) = slot
+            && let Some(shelf) = core.shelf(db)
+        {
+            match times.age(shelf.entry(slot).kept_until(), now) {
+                Age::Fresh => return Ok(Standing::Good),
+                Age::Due => return Ok(Standing::Due),
+                Age::Stale => {}
+            }
+        }
+        let pins = self.start.pins;
+        let pin =
+            flight::find(pins, db, key).filter(|pin| !strict || core.has_ticket(pin.ticket()));
+        match pin {
+            Some(pin) => {
+                // What was loaded, or found to be gone, found no room: the old copy must not hide that.
+                if let Some(slot) = slot
+                    && pin.origin() != Some(Origin::Stale)
+                {
+                    self.expire(at, slot, key.hash);
+                }
+                Ok(Standing::Good)
+            }
+            None if slot.is_none()
+                && reads
+                && times.has_negatives()
+                && core.is_negative(db, key.hash, key.bytes, now) =>
+            {
+                Ok(Standing::Negative)
+            }
+            None => Ok(Standing::Cold),
+        }
+    }
+
+    /// Takes the copy of a key that is due for a refresh, once: whoever meets it later doesn't get it.
+    pub(super) fn take_due(
+        &mut self,
+        key: Key<'_>,
+        index: usize,
+        namespace: usize,
+    ) -> Result<Option<Due>, Stop> {
+        let (db, at) = (self.db, self.index(key.hash)?);
+        let Some(slot) = self.slot_in(at, key) else { return Ok(None) };
+        let core = &mut self.held[at].core;
+        let entry = core.shelf(db).map(|shelf| shelf.entry(slot));
+        let entry = entry.filter(|entry| !entry.is_renewing()).and_then(Entry::share);
+        Ok(entry.map(|entry| {
+            entry.get().set_renewing(true);
+            Due { index, namespace, entry, ticket: core.ticket(db, key.hash) }
+        }))
     }
 }
 

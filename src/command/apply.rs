@@ -110,6 +110,11 @@ impl Shared {
                 &stats.load_micros,
                 &stats.writes,
                 &stats.write_errors,
+                &stats.stale_served,
+                &stats.negative_hits,
+                &stats.joined,
+                &stats.refreshes,
+                &stats.refresh_errors,
             ];
             figures.into_iter().for_each(|figure| figure.store(0, Relaxed));
         }

@@ -63,7 +63,7 @@ pub const ROWS: &[Row] = &[
         complexity: "O(N) where N is the number of unflushed changes.",
         summary: "Waits until the stores have every change that was written behind before it, in all \
                   namespaces or in those with these prefixes.",
-        syntax: "[prefix ...]",
+        syntax: "[prefix [prefix ...]]",
     },
 ];
 

@@ -208,7 +208,7 @@ fn read_sharded(table: &Reader<'_>) -> Result<StoreKind, String> {
         Value::Choice("range") => &["stores", "weights"],
         _ => &["pattern", "part", "ranges"],
     };
-    if let Some(other) = others.iter().find(|other| table.find(other).is_some()) {
+    if let Some(other) = others.iter().find(|other| table.has(other)) {
         let by = if others.len() == 2 { "range" } else { "hash" };
         return Err(table.error(other, format!("a store that is sharded by {by} has no `{other}`")));
     }
@@ -270,7 +270,7 @@ fn range_rows<'a>(table: &Reader<'a>) -> Result<Vec<Reader<'a>>, String> {
         let message = "`ranges`: expected a list of `{ from = 0, to = 10, store = \"NAME\" }`";
         table.origin.error(&span, message)
     };
-    let Some((_, item)) = table.find("ranges") else { return Ok(Vec::new()) };
+    let Some(item) = table.item("ranges") else { return Ok(Vec::new()) };
     let rows: Vec<(&dyn TableLike, Span)> = match item {
         Item::ArrayOfTables(rows) => {
             rows.iter().map(|row| (row as &dyn TableLike, row.span())).collect()
@@ -287,7 +287,7 @@ fn range_rows<'a>(table: &Reader<'a>) -> Result<Vec<Reader<'a>>, String> {
     if rows.is_empty() || rows.len() > MAX_RANGES {
         return Err(table.error("ranges", format!("`ranges`: expected 1 to {MAX_RANGES} of them")));
     }
-    let row = |(row, span)| Reader { origin: table.origin, table: row, span, keys: RANGE_KEYS };
+    let row = |(row, span)| Reader::new(table.origin, row, span, RANGE_KEYS);
     Ok(rows.into_iter().map(row).collect())
 }
 
@@ -321,7 +321,7 @@ fn read_replicated(table: &Reader<'_>) -> Result<StoreKind, String> {
         _ => default.spread,
     };
     let read_from_primary = table.value("read-from-primary")? == Some(Value::Bool(true));
-    if spread != Spread::Weighted && table.find("weights").is_some() {
+    if spread != Spread::Weighted && table.has("weights") {
         return Err(table.error("weights", "`weights` without `spread = \"weighted\"`"));
     }
     let options = ReplicatedOptions {
@@ -367,7 +367,7 @@ fn needed_item(table: &Reader<'_>, kind: &str, name: &str) -> Result<(), String>
             if KINDS.contains(&kind) { format!("of kind `{kind}`") } else { kind.to_owned() };
         table.error("kind", format!("a store {what} needs `{name}`"))
     };
-    table.find(name).map(drop).ok_or_else(missing)
+    table.item(name).map(drop).ok_or_else(missing)
 }
 
 fn time(table: &Reader<'_>, name: &'static str) -> Result<Option<Duration>, String> {
@@ -386,7 +386,7 @@ fn check_count(table: &Reader<'_>, name: &str, count: usize) -> Result<(), Strin
 
 /// The elements of a list that is there.
 fn list<'a>(table: &Reader<'a>, name: &str, what: &str) -> Result<Vec<&'a Toml>, String> {
-    let Some((_, item)) = table.find(name) else { return Ok(Vec::new()) };
+    let Some(item) = table.item(name) else { return Ok(Vec::new()) };
     match item {
         Item::Value(Toml::Array(list)) => Ok(list.iter().collect()),
         _ => Err(table.error(name, format!("`{name}`: expected a list of {what}"))),
@@ -420,7 +420,7 @@ fn names(table: &Reader<'_>, name: &str) -> Result<Vec<String>, String> {
 
 /// As many weights as there are stores; 1 for each where there are none.
 fn weights(table: &Reader<'_>, count: usize) -> Result<Vec<u32>, String> {
-    if table.find("weights").is_none() {
+    if !table.has("weights") {
         return Ok(vec![1; count]);
     }
     let wrong = |span: Span| {
@@ -446,14 +446,14 @@ fn weights(table: &Reader<'_>, count: usize) -> Result<Vec<u32>, String> {
 fn references(table: &Reader<'_>) -> Result<Vec<(String, Span)>, String> {
     let mut found = Vec::new();
     for name in ["over", "primary"] {
-        let text = table.find(name).and_then(|(_, item)| Some((item.as_str()?, item.span())));
+        let text = table.item(name).and_then(|item| Some((item.as_str()?, item.span())));
         found.extend(text.map(|(text, span)| (text.to_owned(), span)));
     }
     for name in ["replicas", "stores"] {
         found.extend(spanned_names(table, name)?);
     }
     for row in range_rows(table)? {
-        let text = row.find("store").and_then(|(_, item)| Some((item.as_str()?, item.span())));
+        let text = row.item("store").and_then(|item| Some((item.as_str()?, item.span())));
         found.extend(text.map(|(text, span)| (text.to_owned(), span)));
     }
     Ok(found)
@@ -735,6 +735,6 @@ mod tests {
         };
         Config::from_toml(&text("m", "sql"), "f").expect("a replica is only read");
         let why = Config::from_toml(&text("sql", "m"), "f").map(drop).expect_err("no `save`");
-        assert!(why.ends_with("mode `write-through` needs a `save` in `[store.sql]`"), "{why}");
+        assert!(why.ends_with("`write = \"through\"` needs a `save` in `[store.sql]`"), "{why}");
     }
 }

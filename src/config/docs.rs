@@ -5,8 +5,9 @@
 use super::{
     composed::COMPOSED_KEYS,
     kind::{Kind, Unit},
+    namespaces::NAMESPACE_KEYS,
     settings::{Change, SETTINGS, Setting},
-    tables::{NAMESPACE_KEYS, STORE_KEYS, TableKey},
+    tables::{STORE_KEYS, TableKey},
 };
 
 const INTRODUCTION: &str = "\

@@ -9,6 +9,7 @@ use toml_edit::{Document, Item, TableLike, Value as Toml};
 use super::{
     Config,
     kind::{Kind, Value},
+    namespaces,
     settings::{SETTINGS, Setting, Settings, nearest},
     tables,
 };
@@ -67,7 +68,8 @@ pub(super) fn read(origin: Origin<'_>, flags: Flags) -> Result<Config, String> {
         return Err(origin.error(&span, format!("`{name}`: {why}")));
     }
     let stores = tables::read_stores(origin, root.get("store"), &settings)?;
-    let namespaces = tables::read_namespaces(origin, root.get("namespace"), &settings, &stores)?;
+    let namespaces =
+        namespaces::read_namespaces(origin, root.get("namespace"), &settings, &stores)?;
     Ok(Config { settings, stores, namespaces, path: None })
 }
 

@@ -10,6 +10,7 @@
 use std::{ffi::OsString, path::PathBuf};
 
 mod composed;
+mod copies;
 mod docs;
 mod file;
 mod flags;
@@ -17,10 +18,12 @@ mod http;
 mod kind;
 mod live;
 mod machine;
+mod namespaces;
 #[cfg(any(feature = "postgres", feature = "redis-store", feature = "http"))]
 mod password;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod reader;
 mod rewrite;
 mod settings;
 mod tables;
@@ -30,13 +33,15 @@ mod upstream;
 
 pub use self::{
     composed::COMPOSED_KEYS,
+    copies::Copies,
     docs::markdown,
     flags::Exit,
     kind::{Kind, Refusal, Unit, Value},
     live::Live,
     machine::memory_share,
+    namespaces::{NAMESPACE_KEYS, NamespaceConfig},
     settings::{Change, SETTINGS, Setting, Settings},
-    tables::{NAMESPACE_KEYS, NamespaceConfig, STORE_KEYS, StoreConfig, StoreKind, TableKey},
+    tables::{STORE_KEYS, StoreConfig, StoreKind, TableKey},
     types::{
         BindAddress, JournalFsync, JournalRecover, LogLevel, MaxmemoryPolicy, OutputLimit,
         OutputLimits, Recover, Secret,

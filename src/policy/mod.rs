@@ -122,12 +122,37 @@ pub struct NamespaceStats {
     pub writes: AtomicU64,
     /// Writes that the store failed or refused.
     pub write_errors: AtomicU64,
+    /// Reads that were answered with a copy past its `ttl`, since the store failed or was slow.
+    pub stale_served: AtomicU64,
+    /// Reads that were answered by the memory of an absence.
+    pub negative_hits: AtomicU64,
+    /// Those who waited for a load that somebody else had begun.
+    pub joined: AtomicU64,
+    /// Loads that were begun in the background, for copies past `refresh_after`.
+    pub refreshes: AtomicU64,
+    /// Of these, those that failed.
+    pub refresh_errors: AtomicU64,
 }
 
 impl NamespaceStats {
     /// Adds to a figure.
     pub fn add(figure: &AtomicU64, count: u64) {
         figure.fetch_add(count, Relaxed);
+    }
+}
+
+/// How many loads of one store are under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loads {
+    /// Keys of one call at most.
+    pub batch: usize,
+    /// Calls under way at once at most.
+    pub at_once: usize,
+}
+
+impl Default for Loads {
+    fn default() -> Self {
+        Self { batch: 128, at_once: 4 }
     }
 }
 
@@ -149,6 +174,19 @@ pub struct Namespace {
     pub jitter: u8,
     /// What a client's deadline limits.
     pub ttl_means: TtlMeans,
+    /// After this part of `ttl` a read is answered with the copy, and a new one is loaded beside it.
+    pub refresh_after: Option<Duration>,
+    /// How long beyond `ttl` a copy answers reads while the store fails, or is slower than
+    /// `timeout_soft`.
+    pub stale_if_error: Option<Duration>,
+    /// How long a read believes that the store doesn't have a key.
+    pub negative_ttl: Option<Duration>,
+    /// How long a load may take before a read is answered with a copy past its `ttl`.
+    pub timeout_soft: Option<Duration>,
+    /// How long a load may take before it fails; the cache's `store_timeout` where there is none.
+    pub timeout_hard: Option<Duration>,
+    /// How many loads of the store are under way; the first of its namespaces says it.
+    pub loads: Loads,
     /// The store and its name.
     pub store: Option<(Box<str>, Arc<dyn Store>)>,
     /// With [`Write::Behind`]: how changes are brought to the store.
@@ -197,10 +235,100 @@ impl Namespace {
     }
 }
 
+/// How good a copy is at some moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Age {
+    /// It is good.
+    Fresh,
+    /// It is good, and a new one is to be loaded beside it.
+    Due,
+    /// It is past its `ttl`: good only for want of a better one.
+    Stale,
+}
+
+/// A namespace's times in milliseconds, and what follows from them. An entry carries one moment, the
+/// end of its keeping:
+///
+/// ```text
+///  loaded             due                    fresh end            kept until
+///  |-- refresh_after --|-------- lead --------|--- stale_if_error ---|
+///  |------------------- ttl -----------------|
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Times {
+    ttl: u64,
+    /// How long a copy is kept beyond its `ttl`.
+    grace: u64,
+    /// How long before the end of its `ttl` a copy is due for a refresh; 0: never.
+    lead: u64,
+    /// How long an absence is believed; 0: not at all.
+    negative: u64,
+}
+
+/// By how much clocks of threads differ at most.
+const SLACK: u64 = 10_000;
+
+impl Times {
+    fn of(namespace: &Namespace) -> Self {
+        let millis = |time: Option<Duration>| time.map_or(0, |time| time.as_millis() as u64);
+        let ttl = millis(namespace.ttl);
+        if namespace.read == Read::Aside {
+            return Self { ttl, ..Self::default() };
+        }
+        let grace = if ttl == 0 { 0 } else { millis(namespace.stale_if_error) };
+        let lead = match namespace.refresh_after {
+            Some(after) => ttl.saturating_sub(after.as_millis() as u64),
+            None => 0,
+        };
+        Self { ttl, grace, lead, negative: millis(namespace.negative_ttl) }
+    }
+
+    /// How good a copy is that is kept until then (0: it has no end).
+    #[inline]
+    pub fn age(&self, kept_until: u64, now: u64) -> Age {
+        if kept_until == 0 || self.ttl == 0 {
+            return Age::Fresh;
+        }
+        let left = kept_until.saturating_sub(now + self.grace);
+        // One that would be fresh for longer than any was made when other times held.
+        if left == 0 || left > self.ttl + SLACK {
+            Age::Stale
+        } else if left <= self.lead {
+            Age::Due
+        } else {
+            Age::Fresh
+        }
+    }
+
+    /// Until when a copy is kept that its store says is good for so long.
+    pub fn within(&self, kept_until: u64, fresh_for: Duration, now: u64) -> u64 {
+        let fresh_for = u64::try_from(fresh_for.as_millis()).unwrap_or(u64::MAX);
+        let end = now.saturating_add(fresh_for).saturating_add(self.grace).max(1);
+        if kept_until == 0 { end } else { kept_until.min(end) }
+    }
+
+    fn check_from(&self, kept_until: u64) -> u64 {
+        kept_until.saturating_sub(self.grace + self.lead)
+    }
+
+    /// Until when an absence found now is believed; 0: it isn't.
+    pub fn negative_until(&self, now: u64) -> u64 {
+        if self.negative == 0 { 0 } else { now + self.negative }
+    }
+
+    /// Whether absences are believed.
+    #[inline]
+    pub fn has_negatives(&self) -> bool {
+        self.negative != 0
+    }
+}
+
 /// All namespaces, the longest prefix first.
 #[derive(Default)]
 pub struct Policies {
     namespaces: Vec<Namespace>,
+    /// Those of each namespace.
+    times: Vec<Times>,
     /// Their prefixes, in the same order: what every request compares stands close together.
     prefixes: Vec<Prefix>,
     behind: Option<Arc<behind::Behind>>,
@@ -247,8 +375,9 @@ impl Policies {
     /// Namespaces in any order.
     pub fn new(mut namespaces: Vec<Namespace>) -> Self {
         namespaces.sort_by_key(|namespace| std::cmp::Reverse(namespace.prefix.len()));
+        let times = namespaces.iter().map(Times::of).collect();
         let prefixes = namespaces.iter().enumerate().map(Prefix::of).collect();
-        Self { namespaces, prefixes, behind: None }
+        Self { namespaces, times, prefixes, behind: None }
     }
 
     /// Whether every key is plain cache.
@@ -303,19 +432,35 @@ impl Policies {
         &self.namespaces[index]
     }
 
+    /// A namespace's times.
+    #[inline]
+    pub fn times(&self, index: usize) -> &Times {
+        &self.times[index]
+    }
+
+    /// From when on a key's copy, which is kept until then, isn't simply good any more; `u64::MAX`: it always
+    /// is.
+    pub fn check_from(&self, db: usize, key: &[u8], kept_until: u64) -> u64 {
+        if kept_until == 0 {
+            return u64::MAX;
+        }
+        self.index_of(db, key).map_or(kept_until, |at| self.times[at].check_from(kept_until))
+    }
+
     /// Adds to a new entry what its namespace says of its life.
     #[inline]
     pub fn stamp(&self, db: usize, key: &[u8], now: u64, meta: Meta) -> Meta {
         if self.is_empty() {
             return meta;
         }
-        let Some(namespace) = self.of(db, key) else { return meta };
+        let Some(index) = self.index_of(db, key) else { return meta };
+        let namespace = &self.namespaces[index];
         let Some(ttl) = namespace.ttl(key, now) else { return meta };
         let end = now + ttl;
         match namespace.read {
             Read::Aside if meta.deadline == 0 => Meta { deadline: end, ..meta },
             Read::Aside => meta,
-            Read::Through => Meta { fresh_until: end, ..meta },
+            Read::Through => Meta { kept_until: end + self.times[index].grace, ..meta },
         }
     }
 }
@@ -371,7 +516,7 @@ mod tests {
             Policies::new(vec![namespace("a:", Read::Aside), namespace("t:", Read::Through)]);
         let stamp = |key: &[u8], deadline| {
             let meta = policies.stamp(0, key, 5_000, Meta { deadline, ..Meta::default() });
-            (meta.deadline, meta.fresh_until)
+            (meta.deadline, meta.kept_until)
         };
         assert_eq!(stamp(b"a:1", 0), (6_000, 0));
         assert_eq!(stamp(b"a:1", 9_000), (9_000, 0));
@@ -380,12 +525,40 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_is_fresh_then_due_then_stale() {
+        let secs = |secs| Some(Duration::from_secs(secs));
+        let policies = Policies::new(vec![Namespace {
+            ttl: secs(10),
+            refresh_after: secs(8),
+            stale_if_error: secs(100),
+            ..namespace("t:", Read::Through)
+        }]);
+        let kept = policies.stamp(0, b"t:1", 5_000, Meta::default()).kept_until;
+        assert_eq!(kept, 5_000 + 110_000);
+        let times = policies.times(0);
+        for (now, age) in [
+            (5_000, Age::Fresh),
+            (12_999, Age::Fresh),
+            (13_000, Age::Due),
+            (14_999, Age::Due),
+            (15_000, Age::Stale),
+            (114_999, Age::Stale),
+        ] {
+            assert_eq!(times.age(kept, now), age, "{now}");
+        }
+        assert_eq!(times.check_from(kept), 13_000);
+        assert_eq!(times.age(0, 1 << 40), Age::Fresh, "it has no end");
+        // What was stamped while `stale_if_error` was longer isn't fresh for that long.
+        assert_eq!(times.age(kept + 1_000_000, 5_000), Age::Stale);
+    }
+
+    #[test]
     fn what_comes_together_ends_apart() {
         let policies =
             Policies::new(vec![Namespace { jitter: 20, ..namespace("t:", Read::Through) }]);
         let ends: Vec<u64> = (0..1_000)
             .map(|number| format!("t:{number}"))
-            .map(|key| policies.stamp(0, key.as_bytes(), 5_000, Meta::default()).fresh_until)
+            .map(|key| policies.stamp(0, key.as_bytes(), 5_000, Meta::default()).kept_until)
             .collect();
         assert!(ends.iter().all(|end| (5_800..=6_000).contains(end)), "{ends:?}");
         for tenth in 0..10 {

@@ -9,7 +9,7 @@ use crate::{
     error::Error,
     journal,
     policy::{
-        Namespace, Policies, Write,
+        Loads, Namespace, Policies, Write,
         behind::{Behind, dead::DIRECTORY},
     },
     store::{
@@ -83,7 +83,8 @@ impl<'a> Opening<'a> {
     fn store(&mut self, name: &str) -> Result<Arc<dyn Store>, Error> {
         let wrong = |what: &str| Error::Config(format!("store {name}: {what}"));
         let found = self.config.stores.iter().find(|store| store.name == name);
-        let StoreConfig { name, kind, breaker } = found.ok_or_else(|| wrong("there is none"))?;
+        let StoreConfig { name, kind, breaker, .. } =
+            found.ok_or_else(|| wrong("there is none"))?;
         match self.stores.get(&**name) {
             Some(Some(store)) => return Ok(store.clone()),
             Some(None) => return Err(wrong("it is made of itself")),
@@ -139,6 +140,12 @@ impl<'a> Opening<'a> {
     }
 
     fn namespace(&mut self, config: &NamespaceConfig) -> Result<Namespace, Error> {
+        let declared = |store: &&StoreConfig| Some(&store.name) == config.store.as_ref();
+        let declared = self.config.stores.iter().find(declared);
+        let loads = declared.map_or_else(Loads::default, |store| Loads {
+            batch: store.load_batch,
+            at_once: store.loads_at_once,
+        });
         let store = match &config.store {
             Some(name) => {
                 let store = self.store(name)?;
@@ -154,6 +161,12 @@ impl<'a> Opening<'a> {
             write: config.write,
             ttl: config.ttl,
             jitter: config.jitter,
+            refresh_after: config.copies.refresh_after,
+            stale_if_error: config.copies.stale_if_error,
+            negative_ttl: config.copies.negative_ttl,
+            timeout_soft: config.copies.timeout_soft,
+            timeout_hard: config.copies.timeout_hard,
+            loads,
             ttl_means: config.ttl_means,
             store,
             behind: config.behind.clone(),

@@ -263,7 +263,7 @@ impl Breaker {
 
     /// Lets a call through, or not.
     fn begin(&self) -> Result<Call<'_>, StoreError> {
-        let Shared { name, settings, clock, counters, .. } = &*self.0;
+        let Shared { settings, clock, .. } = &*self.0;
         let now = clock.now();
         let mut inner = self.0.inner.lock();
         let is_over =
@@ -274,13 +274,29 @@ impl Breaker {
         match inner.state {
             State::Closed => {}
             State::HalfOpen if inner.probing < settings.probes => inner.probing += 1,
-            state => {
-                counters.rejected.fetch_add(1, Relaxed);
-                let text = format!("the breaker of store {name} is {}", state.name());
-                return Err(StoreError::Down(text));
-            }
+            state => return Err(self.reject(state)),
         }
         Ok(Call { breaker: self, epoch: inner.epoch, begun: now, has_ended: false })
+    }
+
+    /// Counts a call that isn't let through, and says why.
+    fn reject(&self, state: State) -> StoreError {
+        self.0.counters.rejected.fetch_add(1, Relaxed);
+        StoreError::Down(format!("the breaker of store {} is {}", self.0.name, state.name()))
+    }
+
+    /// Why a call wouldn't be let through now.
+    fn turned_away(&self) -> Option<StoreError> {
+        let Shared { settings, clock, .. } = &*self.0;
+        let inner = self.0.inner.lock();
+        let lasts = match inner.state {
+            State::Closed => false,
+            State::HalfOpen => inner.probing >= settings.probes,
+            State::Open => inner.since.is_none_or(|since| {
+                clock.now().saturating_sub(since) < settings.open_for.as_millis() as u64
+            }),
+        };
+        lasts.then(|| self.reject(inner.state))
     }
 
     fn end(&self, call: &Call<'_>, failed: bool) {
@@ -400,6 +416,10 @@ impl Store for Guarded {
         self.inner.ping()
     }
 
+    fn turned_away(&self) -> Option<StoreError> {
+        self.breaker.turned_away().or_else(|| self.inner.turned_away())
+    }
+
     fn kind(&self) -> &'static str {
         self.inner.kind()
     }
@@ -488,11 +508,15 @@ mod tests {
         bench.loads(1);
         assert_eq!(bench.breaker.state(), State::Open);
         // From now on the store isn't asked.
+        let turned_away = bench.store.turned_away();
         let refused = bench.load().expect_err("it is open");
         assert_eq!(refused, StoreError::Down("the breaker of store main is open".into()));
+        assert_eq!(turned_away, Some(refused));
         assert_eq!(bench.faults.calls(Op::Load), 10);
-        let figures = Figures { calls: 10, failures: 5, slow: 0, rejected: 1, opened: 1 };
+        let figures = Figures { calls: 10, failures: 5, slow: 0, rejected: 2, opened: 1 };
         assert_eq!(bench.breaker.figures(), figures);
+        bench.clock.set(NOW + 5_000);
+        assert_eq!(bench.store.turned_away(), None, "a probe may go");
     }
 
     #[test]

@@ -300,6 +300,10 @@ impl Store for FaultyStore {
         })
     }
 
+    fn turned_away(&self) -> Option<StoreError> {
+        self.inner.turned_away()
+    }
+
     fn kind(&self) -> &'static str {
         "faulty"
     }

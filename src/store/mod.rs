@@ -179,6 +179,12 @@ pub trait Store: Send + Sync + 'static {
     /// Whether the store would serve now.
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>>;
 
+    /// Why a call would be turned away at once, without the store being asked, if that is known now: so
+    /// that it need not queue for that answer. It doesn't wait.
+    fn turned_away(&self) -> Option<StoreError> {
+        None
+    }
+
     /// A short name for logs and INFO.
     fn kind(&self) -> &'static str;
 

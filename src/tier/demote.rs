@@ -214,6 +214,26 @@ impl Memory {
         add(&log.counters.promotions, 1);
     }
 
+    /// Notes that a copy, which stands in `slot` if it is in memory, is about to be renewed or to go: its
+    /// record, if it has one, is out of date. False if that may stay: what looks like it may be another
+    /// key's, which must not be forgotten.
+    pub(super) fn note_renewal(
+        &self,
+        shelf: &mut Shelf,
+        hash: u64,
+        slot: Option<Slot>,
+        known: Known,
+    ) -> bool {
+        let Some(log) = self.log() else { return true };
+        match slot {
+            Some(slot) if shelf.entry(slot).is_stored() => drop_resident(log, shelf, hash),
+            Some(_) => {}
+            None if known == Known::Nothing && self.keeps_all() => return !shelf.has_below(hash),
+            None => drop_cold(log, shelf, hash, known),
+        }
+        true
+    }
+
     /// Records that a key with this hash may have, while it isn't in memory.
     pub fn below(&self, db: usize, hash: u64) -> Option<Below> {
         let log = self.log()?;

@@ -3,7 +3,7 @@
 //! ```text
 //!  0        4          8                          16
 //!  +--------+----------+--------------------------+-----------+------------+---------+-----+-------+
-//!  | word   | value    | deadline (48 bits, unix  | fresh     | key len    | access  | key | value |
+//!  | word   | value    | deadline (48 bits, unix  | kept      | key len    | access  | key | value |
 //!  | atomic | len u32  | ms) << 16 | key len u16  | until u64,| u32, long  | u32, if |     |       |
 //!  |        |          | atomic                   | if kept   | keys only  | kept    |     |       |
 //!  +--------+----------+--------------------------+-----------+------------+---------+-----+-------+
@@ -64,17 +64,19 @@ const PARITY: u32 = 1 << 15;
 const TIMED: u32 = 1 << 16;
 const LONG: u32 = 1 << 17;
 const ACCESS: u32 = 1 << 18;
-const FRESH: u32 = 1 << 19;
+const KEPT: u32 = 1 << 19;
 const RAW: u32 = 1 << 20;
 const STORED: u32 = 1 << 21;
+const RENEWING: u32 = 1 << 22;
 
 /// What a new entry carries beside key and value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Meta {
     /// When the data ends, in unix milliseconds; 0: never.
     pub deadline: u64,
-    /// When the cached copy is due for a reload, in unix milliseconds; 0: never.
-    pub fresh_until: u64,
+    /// When the cached copy is of no more use, even for want of a better one, in unix milliseconds; 0:
+    /// never. How long before that it is fresh, its namespace knows.
+    pub kept_until: u64,
     /// Whether the entry keeps a word for an access clock (the LRU and LFU policies).
     pub access: Option<u32>,
     /// Whether the string was made by an edit, so that OBJECT ENCODING says `raw`.
@@ -84,9 +86,7 @@ pub struct Meta {
 impl Meta {
     fn flags(self) -> u32 {
         let flag = |on: bool, flag: u32| if on { flag } else { 0 };
-        flag(self.access.is_some(), ACCESS)
-            | flag(self.fresh_until != 0, FRESH)
-            | flag(self.raw, RAW)
+        flag(self.access.is_some(), ACCESS) | flag(self.kept_until != 0, KEPT) | flag(self.raw, RAW)
     }
 }
 
@@ -102,7 +102,7 @@ impl Shape {
     fn new(key_len: usize, value_len: usize, flags: u32) -> Self {
         let flag = |flag: u32, bytes: usize| if flags & flag != 0 { bytes } else { 0 };
         let long = if key_len >= LONG_KEY { 4 } else { 0 };
-        let key = HEADER + flag(FRESH, 8) + long + flag(ACCESS, 4);
+        let key = HEADER + flag(KEPT, 8) + long + flag(ACCESS, 4);
         Self { key, key_len, value_len }
     }
 
@@ -189,8 +189,8 @@ impl EntryRef {
         unsafe {
             at.write(header);
             let mut next = HEADER;
-            if meta.fresh_until != 0 {
-                this.bytes_at(next).cast::<u64>().write(meta.fresh_until);
+            if meta.kept_until != 0 {
+                this.bytes_at(next).cast::<u64>().write(meta.kept_until);
                 next += 8;
             }
             if long {
@@ -331,7 +331,7 @@ impl<'a> Entry<'a> {
         if word & LONG == 0 {
             return (self.header().time.load(Relaxed) & 0xffff) as usize;
         }
-        let offset = HEADER + if word & FRESH != 0 { 8 } else { 0 };
+        let offset = HEADER + if word & KEPT != 0 { 8 } else { 0 };
         // SAFETY: LONG says that the key's length stands there, aligned to 4.
         unsafe { self.extra(offset).cast::<u32>().read() as usize }
     }
@@ -375,13 +375,13 @@ impl<'a> Entry<'a> {
         time.store(deadline.min(MAX_DEADLINE) << 16 | key_len, Relaxed);
     }
 
-    /// When the copy is due for a reload, in unix milliseconds; 0: never.
+    /// When the copy is of no more use, in unix milliseconds; 0: never.
     #[inline]
-    pub fn fresh_until(self) -> u64 {
-        if self.word() & FRESH == 0 {
+    pub fn kept_until(self) -> u64 {
+        if self.word() & KEPT == 0 {
             return 0;
         }
-        // SAFETY: FRESH says that the word stands there, aligned to 8; it never changes.
+        // SAFETY: KEPT says that the word stands there, aligned to 8; it never changes.
         unsafe { self.extra(HEADER).cast::<u64>().read() }
     }
 
@@ -393,7 +393,7 @@ impl<'a> Entry<'a> {
             return None;
         }
         let flag = |flag: u32, bytes: usize| if word & flag != 0 { bytes } else { 0 };
-        let offset = HEADER + flag(FRESH, 8) + flag(LONG, 4);
+        let offset = HEADER + flag(KEPT, 8) + flag(LONG, 4);
         // SAFETY: ACCESS says that the word stands there, aligned to 4; it is only used as an atomic.
         Some(unsafe { self.extra(offset).cast::<AtomicU32>().as_ref() })
     }
@@ -402,7 +402,7 @@ impl<'a> Entry<'a> {
     pub fn meta(self) -> Meta {
         Meta {
             deadline: self.deadline(),
-            fresh_until: self.fresh_until(),
+            kept_until: self.kept_until(),
             access: self.access().map(|access| access.load(Relaxed)),
             raw: self.word() & RAW != 0,
         }
@@ -478,6 +478,27 @@ impl<'a> Entry<'a> {
     /// Notes whether L3 has a record of the entry as it is. Call it under the stripe's lock.
     pub fn set_stored(self, stored: bool) {
         self.change(STORED, if stored { STORED } else { 0 });
+    }
+
+    /// Whether a load that is to renew the copy is under way, or was refused.
+    #[inline]
+    pub fn is_renewing(self) -> bool {
+        self.word() & RENEWING != 0
+    }
+
+    /// Notes whether the copy is being renewed. It needs no lock: one atomic step.
+    pub fn set_renewing(self, renewing: bool) {
+        let word = &self.header().word;
+        if renewing {
+            word.fetch_or(RENEWING, Relaxed);
+        } else {
+            word.fetch_and(!RENEWING, Relaxed);
+        }
+    }
+
+    /// Whether both are the same entry, not only alike.
+    pub fn is_same(self, other: Entry<'_>) -> bool {
+        self.at == other.at
     }
 
     /// Whether the string was made by an edit.

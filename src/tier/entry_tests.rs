@@ -8,10 +8,10 @@ fn sample(meta: Meta) -> EntryRef {
 
 #[test]
 fn parts_come_back_with_every_optional_word() {
-    for fresh_until in [0, 77] {
+    for kept_until in [0, 77] {
         for access in [None, Some(9)] {
             for key in [&b"k"[..], &[7; 65_535], &[8; 70_000]] {
-                let meta = Meta { deadline: 5, fresh_until, access, raw: true };
+                let meta = Meta { deadline: 5, kept_until, access, raw: true };
                 let entry = EntryRef::new(key, &[b"abc", b"", b"de"], &meta);
                 assert_eq!(entry.get().key(), key);
                 assert_eq!(entry.get().value(), b"abcde");

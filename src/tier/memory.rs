@@ -20,15 +20,17 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::{
     Rules, Weight,
-    demote::{Evicted, Known},
-    entry::{Entry, EntryRef},
+    demote::Evicted,
+    entry::Entry,
     eviction::Eviction,
     log::{
         Log,
         slot::{RESIDENT, Slot as Record},
     },
+    negative::Negatives,
     shelf::{Shelf, is_live, next_random},
     table::{Hasher, Lines, SPLIT, Table, hash},
+    tickets::Waiting,
 };
 
 /// Memory for which there is one stripe, up to [`MAX_STRIPE_BITS`].
@@ -79,16 +81,6 @@ impl Default for Options {
     }
 }
 
-/// A flight's permission to install what it brings, noted in its key's stripe (SEMANTICS 1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ticket(u64);
-
-struct Waiting {
-    db: usize,
-    hash: u64,
-    ticket: u64,
-}
-
 /// What stands under a stripe's lock.
 #[repr(C)]
 pub struct Core {
@@ -96,8 +88,10 @@ pub struct Core {
     home: Shelf,
     /// Those of the others, made when they are needed.
     others: Box<[Option<Box<Shelf>>]>,
-    tickets: Vec<Waiting>,
-    next_ticket: u64,
+    pub(super) tickets: Vec<Waiting>,
+    pub(super) next_ticket: u64,
+    /// Keys that a store doesn't have, if there ever was one.
+    pub(super) negatives: Option<Box<Negatives>>,
     random: u64,
 }
 
@@ -179,6 +173,7 @@ impl Memory {
                 others: (1..options.databases).map(|_| None).collect(),
                 tickets: Vec::new(),
                 next_ticket: 0,
+                negatives: None,
                 random: seed ^ number | 1,
             }))
         };
@@ -331,6 +326,11 @@ impl Memory {
             }
         }
         true
+    }
+
+    /// Adds to what is used of the capacity (a negative number wraps around).
+    pub(super) fn add_used(&self, change: usize) {
+        self.used.fetch_add(change, Relaxed);
     }
 
     /// What is used of the capacity.
@@ -526,7 +526,8 @@ impl Memory {
         self.generation.fetch_add(1, SeqCst);
         let mut taken = Vec::new();
         for core in &mut held {
-            core.tickets.retain(|waiting| !databases.contains(&waiting.db));
+            core.cancel_all(|db| databases.contains(&db));
+            self.report_negatives(core);
             for db in databases.clone() {
                 if let Some(shelf) = core.shelf_mut(db) {
                     if let Some(log) = &self.log {
@@ -551,7 +552,7 @@ impl Memory {
         }
         self.generation.fetch_add(1, SeqCst);
         for (stripe, core) in held.iter_mut().enumerate() {
-            core.tickets.retain(|waiting| waiting.db != a && waiting.db != b);
+            core.cancel_all(|db| db == a || db == b);
             self.shelf(stripe, core, a);
             self.shelf(stripe, core, b);
             let core = &mut **core;
@@ -671,64 +672,6 @@ impl Memory {
         self.rules.lfu_log_factor.store(lfu_log_factor, Relaxed);
         self.rules.lfu_decay.store(lfu_decay, Relaxed);
     }
-
-    /// Notes a flight for a key; what it brings may be installed while the ticket lives.
-    pub fn ticket(&self, db: usize, hash: u64) -> Ticket {
-        let mut core = self.lock(self.stripe_of(hash));
-        core.next_ticket += 1;
-        let ticket = core.next_ticket;
-        core.tickets.push(Waiting { db, hash, ticket });
-        Ticket(ticket)
-    }
-
-    /// Gives a ticket back.
-    pub fn release(&self, hash: u64, ticket: Ticket) {
-        let mut core = self.lock(self.stripe_of(hash));
-        core.tickets.retain(|waiting| waiting.ticket != ticket.0);
-    }
-
-    /// Whether no write has cancelled a ticket.
-    pub fn has_ticket(&self, hash: u64, ticket: Ticket) -> bool {
-        self.lock(self.stripe_of(hash)).has_ticket(ticket)
-    }
-
-    /// Installs what a flight brought, if its ticket still lives, the key is absent and there is room; says
-    /// whether it was.
-    pub fn land(
-        &self,
-        db: usize,
-        hash: u64,
-        ticket: Ticket,
-        entry: EntryRef,
-        known: Known,
-        now: u64,
-    ) -> bool {
-        let stripe = self.stripe_of(hash);
-        // Where nothing may be forgotten, what a snapshot has comes back whatever it takes.
-        let is_kept = matches!(known, Known::Record(_))
-            && self.keeps_all()
-            && self.log.as_ref().is_some_and(|log| log.is_snapshot());
-        let has_room = self.make_room(self.rules.weight.of(entry.get()), stripe, now, &[]).is_ok();
-        if !has_room && !is_kept {
-            return false;
-        }
-        let mut core = self.lock(stripe);
-        if !core.has_ticket(ticket) {
-            return false;
-        }
-        let shelf = self.shelf(stripe, &mut core, db);
-        let old = shelf.find(hash, entry.get().key());
-        if old.is_some_and(|slot| is_live(shelf.entry(slot), now)) {
-            return false;
-        }
-        self.note_promotion(shelf, hash, old, entry.get(), known);
-        match old {
-            Some(slot) => shelf.replace(slot, hash, entry, &self.rules, now),
-            None => shelf.insert(hash, entry, &self.rules, now),
-        }
-        self.report(shelf);
-        true
-    }
 }
 
 impl Core {
@@ -749,19 +692,6 @@ impl Core {
     pub(super) fn shelves_mut(&mut self) -> impl Iterator<Item = &mut Shelf> {
         let others = self.others.iter_mut().flatten().map(|shelf| &mut **shelf);
         iter::once(&mut self.home).chain(others)
-    }
-
-    /// A change of a key cancels the flights that are under way for it (SEMANTICS 1).
-    #[inline]
-    pub fn cancel(&mut self, db: usize, hash: u64) {
-        if !self.tickets.is_empty() {
-            self.tickets.retain(|waiting| waiting.db != db || waiting.hash != hash);
-        }
-    }
-
-    /// Whether no write has cancelled a ticket.
-    pub fn has_ticket(&self, ticket: Ticket) -> bool {
-        self.tickets.iter().any(|waiting| waiting.ticket == ticket.0)
     }
 
     /// A random number.

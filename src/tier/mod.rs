@@ -3,7 +3,7 @@
 //! L2 is [`memory::Memory`]: stripes, each a lock over shelves (one for each database) of a
 //! [`table`](table::Table) of [`entries`](entry), eviction queues and an expiry wheel. L3 is
 //! [`log::Log`], a log on [`disk`] whose index stands on the shelves too; [`demote`] is what happens
-//! between them, [`lookup`] how a key is found there. Tiers know nothing of stores or commands; `cache/`
+//! between them, [`lookup`] how a key is found there, [`tickets`] who may install what comes from below. Tiers know nothing of stores or commands; `cache/`
 //! composes them.
 
 pub mod adaptive;
@@ -19,9 +19,11 @@ pub mod ghost;
 pub mod log;
 pub mod lookup;
 pub mod memory;
+mod negative;
 pub mod shelf;
 mod sync;
 pub mod table;
+pub mod tickets;
 pub mod wheel;
 
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering::Relaxed};

@@ -37,9 +37,9 @@ pub struct Shelf {
 
 /// The moment when an entry is of no more use: the earlier of its two deadlines; 0: never.
 fn end(entry: Entry<'_>) -> u64 {
-    match (entry.deadline(), entry.fresh_until()) {
+    match (entry.deadline(), entry.kept_until()) {
         (0, end) | (end, 0) => end,
-        (deadline, fresh) => deadline.min(fresh),
+        (deadline, kept) => deadline.min(kept),
     }
 }
 
@@ -53,7 +53,7 @@ pub fn is_live(entry: Entry<'_>, now: u64) -> bool {
 /// Whether what an entry carried says that it may no longer be shown at `now`.
 pub fn has_ended(meta: &Meta, now: u64) -> bool {
     let is_past = |end: u64| end != 0 && end <= now;
-    is_past(meta.deadline) || is_past(meta.fresh_until)
+    is_past(meta.deadline) || is_past(meta.kept_until)
 }
 
 impl Shelf {

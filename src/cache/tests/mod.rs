@@ -2,11 +2,14 @@
 //! with a hand-set clock over a memory store whose calls fail, hang and lose their answers as told.
 
 mod alike;
+mod batches;
 mod behind;
 mod faults;
 mod loads;
+mod negative;
 mod restarts;
 mod rules;
+mod stale;
 mod tiers;
 mod writes;
 
@@ -23,7 +26,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    policy::{Namespace, Policies, Read, Write},
+    policy::{Loads, Namespace, NamespaceStats, Policies, Read, Write},
     store::{
         self, Change, Record, Store, StoreError,
         faulty::{Faults, Op},
@@ -79,15 +82,31 @@ impl Bench {
     }
 
     fn with_clock(inner: Arc<dyn Store>, options: Options, clock: Clock) -> Self {
+        Self::tuned(inner, options, clock, |_| {})
+    }
+
+    /// One whose namespaces have more to say.
+    fn tuned(
+        inner: Arc<dyn Store>,
+        options: Options,
+        clock: Clock,
+        tune: impl Fn(&mut Namespace),
+    ) -> Self {
         let (main, faults) = store::faulty::faulty(inner.clone());
-        let namespace = |prefix: &str, write, (name, store): (&str, Arc<dyn Store>)| Namespace {
-            prefix: prefix.as_bytes().into(),
-            db: 0,
-            read: Read::Through,
-            write,
-            ttl: Some(Duration::from_secs(10)),
-            store: Some((name.into(), store)),
-            ..Namespace::default()
+        let namespace = |prefix: &str, write, (name, store): (&str, Arc<dyn Store>)| {
+            let mut namespace = Namespace {
+                prefix: prefix.as_bytes().into(),
+                db: 0,
+                read: Read::Through,
+                write,
+                ttl: Some(Duration::from_secs(10)),
+                // A call for each key, so that calls tell of keys.
+                loads: Loads { batch: 1, at_once: 1_000 },
+                store: Some((name.into(), store)),
+                ..Namespace::default()
+            };
+            tune(&mut namespace);
+            namespace
         };
         let policies = Policies::new(vec![
             namespace("r:", Write::None, ("main", main.clone())),
@@ -231,6 +250,18 @@ impl Bench {
         let record = Record { value, version: 1, ..Record::default() };
         let key = Bytes::copy_from_slice(key.as_bytes());
         self.main.apply(&[(key, Change::Put(record))]).await.unwrap();
+    }
+
+    /// What happened in the namespace of `r:`.
+    fn stats(&self) -> &NamespaceStats {
+        &self.cache.policies().of(0, b"r:").expect("it is there").stats
+    }
+
+    /// Waits until no load is under way.
+    async fn landed(&self) {
+        while !self.cache.0.flights.0.is_empty() {
+            tokio::task::yield_now().await;
+        }
     }
 
     fn loads(&self) -> u64 {

@@ -172,9 +172,9 @@ async fn rule_3_a_lock_on_a_stalled_disk_is_not_given_twice() {
 }
 
 /// A worker's own cache, before a [`Bench`].
-struct Local<'a> {
-    bench: &'a Bench,
-    local: LocalCache,
+pub(super) struct Local<'a> {
+    pub(super) bench: &'a Bench,
+    pub(super) local: LocalCache,
 }
 
 impl<'a> Local<'a> {
@@ -188,12 +188,12 @@ impl<'a> Local<'a> {
     }
 
     /// Reads a key until the worker would have it, if it may.
-    fn heat(&mut self, key: &str) {
+    pub(super) fn heat(&mut self, key: &str) {
         (0..5_000).for_each(|_| drop(self.read(key)));
     }
 
     /// GET as a worker does it: whether its own cache served it, and the value.
-    fn read(&mut self, key: &str) -> (bool, Option<String>) {
+    pub(super) fn read(&mut self, key: &str) -> (bool, Option<String>) {
         let key = self.bench.key(key);
         let keys = [(key, Use::Read)];
         let job = Job {

@@ -3,7 +3,7 @@
 //! ```text
 //!  0      4            8         16                        24         28       32         36
 //!  +------+------------+---------+-----------+-------------+----------+--------+----------+---------+
-//!  | CRC  | generation | version | deadline  | type, flags | keyspace | key    | value    | fresh   |
+//!  | CRC  | generation | version | deadline  | type, flags | keyspace | key    | value    | kept    |
 //!  | u32  | u32        | u64     | 48 bits   | 8, 8 bits   | u32      | len    | len u32  | until   |
 //!  |      |            |         |           |             |          | u32    |          | u64, if |
 //!  +------+------------+---------+-----------+-------------+----------+--------+----------+---------+
@@ -23,7 +23,7 @@ use super::{
 pub const HEADER: usize = 36;
 /// A string. (Other types are written by the codec when they exist.)
 const STRING: u8 = 0;
-const FRESH: u8 = 1;
+const KEPT: u8 = 1;
 const RAW: u8 = 2;
 
 /// What a record says beside key and value.
@@ -63,7 +63,7 @@ pub enum Defect {
 
 /// Bytes of a record.
 pub fn size(key_len: usize, value_len: usize, meta: &Meta) -> usize {
-    HEADER + if meta.fresh_until != 0 { 8 } else { 0 } + key_len + value_len
+    HEADER + if meta.kept_until != 0 { 8 } else { 0 } + key_len + value_len
 }
 
 /// Units that so many bytes take.
@@ -85,7 +85,7 @@ pub fn beginning(head: &Head, key: &[u8], value: &[u8]) -> Vec<u8> {
 /// Writes the part of a record before the value; the checksum is left open.
 fn write_head(out: &mut [u8], head: &Head, key: &[u8], value_len: usize) {
     let meta = &head.meta;
-    let flags = if meta.fresh_until != 0 { FRESH } else { 0 } | if meta.raw { RAW } else { 0 };
+    let flags = if meta.kept_until != 0 { KEPT } else { 0 } | if meta.raw { RAW } else { 0 };
     out[4..8].copy_from_slice(&head.generation.to_le_bytes());
     out[8..16].copy_from_slice(&head.version.to_le_bytes());
     out[16..22].copy_from_slice(&meta.deadline.to_le_bytes()[..6]);
@@ -95,8 +95,8 @@ fn write_head(out: &mut [u8], head: &Head, key: &[u8], value_len: usize) {
     out[28..32].copy_from_slice(&(key.len() as u32).to_le_bytes());
     out[32..36].copy_from_slice(&(value_len as u32).to_le_bytes());
     let mut at = HEADER;
-    if meta.fresh_until != 0 {
-        out[at..at + 8].copy_from_slice(&meta.fresh_until.to_le_bytes());
+    if meta.kept_until != 0 {
+        out[at..at + 8].copy_from_slice(&meta.kept_until.to_le_bytes());
         at += 8;
     }
     out[at..at + key.len()].copy_from_slice(key);
@@ -120,11 +120,11 @@ fn parts(bytes: &[u8]) -> Result<Parts, Defect> {
         return Err(Defect::Short(HEADER));
     }
     let (kind, flags) = (bytes[22], bytes[23]);
-    if kind != STRING || flags & !(FRESH | RAW) != 0 {
+    if kind != STRING || flags & !(KEPT | RAW) != 0 {
         return Err(Defect::Malformed);
     }
     let (key_len, value_len) = (number::<4>(bytes, 28) as usize, number::<4>(bytes, 32) as usize);
-    let key_at = HEADER + if flags & FRESH != 0 { 8 } else { 0 };
+    let key_at = HEADER + if flags & KEPT != 0 { 8 } else { 0 };
     let value_at = key_at + key_len;
     Ok(Parts { key_at, value_at, end: value_at + value_len })
 }
@@ -152,10 +152,10 @@ pub fn read(bytes: &[u8]) -> Result<Record<'_>, Defect> {
 /// What stands before the key; the lengths have been checked.
 fn head(bytes: &[u8]) -> Head {
     let flags = bytes[23];
-    let is_fresh = flags & FRESH != 0 && bytes.len() >= HEADER + 8;
-    let fresh_until = if is_fresh { number::<8>(bytes, HEADER) } else { 0 };
+    let is_kept = flags & KEPT != 0 && bytes.len() >= HEADER + 8;
+    let kept_until = if is_kept { number::<8>(bytes, HEADER) } else { 0 };
     let meta =
-        Meta { deadline: number::<6>(bytes, 16), fresh_until, access: None, raw: flags & RAW != 0 };
+        Meta { deadline: number::<6>(bytes, 16), kept_until, access: None, raw: flags & RAW != 0 };
     Head {
         generation: number::<4>(bytes, 4) as u32,
         version: number::<8>(bytes, 8),
@@ -175,8 +175,8 @@ impl Record<'_> {
 mod tests {
     use super::*;
 
-    fn head(fresh_until: u64) -> Head {
-        let meta = Meta { deadline: (1 << 48) - 1, fresh_until, access: None, raw: true };
+    fn head(kept_until: u64) -> Head {
+        let meta = Meta { deadline: (1 << 48) - 1, kept_until, access: None, raw: true };
         Head { generation: 7, version: u64::MAX - 1, keyspace: 9, meta }
     }
 
@@ -190,8 +190,8 @@ mod tests {
 
     #[test]
     fn a_record_comes_back() {
-        for fresh_until in [0, 1 << 50] {
-            let head = head(fresh_until);
+        for kept_until in [0, 1 << 50] {
+            let head = head(kept_until);
             let mut bytes = [0xEE; 128];
             let end = write(&mut bytes, &head, b"key", b"value");
             assert_eq!(end, size(3, 5, &head.meta));

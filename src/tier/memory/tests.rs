@@ -1,7 +1,7 @@
 //! What a memory tier does by itself.
 
 use super::*;
-use crate::tier::entry::Meta;
+use crate::tier::entry::{EntryRef, Meta};
 
 const NOW: u64 = 1_700_000_000_000;
 
