@@ -2,7 +2,11 @@
 
 use std::{fmt, time::Duration};
 
-use super::{Cache, release::Release, tx::Change};
+use super::{
+    Cache,
+    release::Release,
+    tx::{Change, StagedKey},
+};
 use crate::journal::Journal;
 
 /// How long room in the journal is waited for.
@@ -66,6 +70,7 @@ impl Cache {
                 let position = line.append(&mut room, key.clone(), letter.change)?;
                 release.wait_for(position);
                 // The copy is of what the store has.
+                let key = StagedKey::from_slice(&key);
                 let gone = Change { db, hash, key, entry: None, is_retiming: false };
                 let held = tx.publish(gone);
                 debug_assert!(held.is_ok(), "its stripe is held");

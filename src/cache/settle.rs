@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::sync::oneshot;
 
 use super::{
@@ -18,7 +18,7 @@ use super::{
     counter::Counters,
     release::Release,
     turns::Turn,
-    tx::{Change, Start, Tx},
+    tx::{Change, StagedKey, Start, Tx},
 };
 use crate::{
     error::ClientError,
@@ -137,10 +137,13 @@ impl Cache {
 
 /// A command may write a key more than once; the last change is its effect.
 fn last_of_each_key(staged: Vec<Change>) -> Vec<Change> {
+    if staged.len() < 2 {
+        return staged;
+    }
     let mut last: Vec<Change> = Vec::with_capacity(staged.len());
     let mut seen = std::collections::HashSet::new();
     for change in staged.into_iter().rev() {
-        if seen.insert((change.db, change.key.clone())) {
+        if seen.insert((change.db, Bytes::copy_from_slice(&change.key))) {
             last.push(change);
         }
     }
@@ -168,7 +171,7 @@ impl Inner {
                 let text = "CROSSSTORE the command writes keys of more than one store";
                 return Err(ClientError::new(text));
             }
-            order.changes.push((change.key.clone(), self.change(namespace, change)));
+            order.changes.push(self.change(namespace, change));
         }
         Ok(order.map(|(_, order)| order))
     }
@@ -181,20 +184,22 @@ impl Inner {
     }
 
     /// What a store is told of a change. It gets a version here: under the stripe, or in the key's turn.
-    fn change(&self, namespace: &Namespace, change: &Change) -> store::Change {
+    fn change(&self, namespace: &Namespace, change: &Change) -> (Bytes, store::Change) {
         let version = self.next_version();
-        match change.entry.as_ref().map(|entry| entry.get()) {
-            Some(entry) => store::Change::Put(Record {
-                value: Bytes::copy_from_slice(entry.value()),
-                deadline: match namespace.ttl_means {
-                    TtlMeans::Data => entry.deadline(),
-                    TtlMeans::Cache => 0,
-                },
-                version,
-                fresh_for: None,
-            }),
-            None => store::Change::Delete { version },
-        }
+        let Some(entry) = change.entry.as_ref().map(|entry| entry.get()) else {
+            return (Bytes::copy_from_slice(&change.key), store::Change::Delete { version });
+        };
+        // One allocation for both: they live and go together.
+        let mut both = BytesMut::with_capacity(change.key.len() + entry.value().len());
+        both.extend_from_slice(&change.key);
+        both.extend_from_slice(entry.value());
+        let mut value = both.freeze();
+        let key = value.split_to(change.key.len());
+        let deadline = match namespace.ttl_means {
+            TtlMeans::Data => entry.deadline(),
+            TtlMeans::Cache => 0,
+        };
+        (key, store::Change::Put(Record { value, deadline, version, fresh_for: None }))
     }
 
     /// Puts what the attempt has staged into the journal and then into memory, while its stripes are held:
@@ -276,8 +281,8 @@ impl Inner {
                     && !is_for_cache(namespace, &change)
                     && failed.is_none()
                 {
-                    let told = self.change(namespace, &change);
-                    match line.append(room, change.key.clone(), told) {
+                    let (key, told) = self.change(namespace, &change);
+                    match line.append(room, key, told) {
                         Ok(position) => release.wait_for(position),
                         // What the journal has of the others nobody knows: no copy may stay.
                         Err(why) => (failed, is_kept) = (Some(why.client_error()), false),
@@ -298,7 +303,9 @@ impl Inner {
             namespace.is_some_and(Namespace::writes_to_store)
         };
         let keys: Vec<_> = staged.iter().filter(is_written).collect();
-        self.drop_copies(keys.iter().map(|change| (change.db, change.key.clone())));
+        self.drop_copies(
+            keys.iter().map(|change| (change.db, Bytes::copy_from_slice(&change.key))),
+        );
     }
 
     /// Drops the copy of a key: what is below has something else.
@@ -314,7 +321,7 @@ impl Inner {
 
     fn drop_copies(&self, keys: impl Iterator<Item = (usize, Bytes)>) {
         let gone = |(db, key): (usize, Bytes)| {
-            let hash = self.memory.hash(&key);
+            let (hash, key) = (self.memory.hash(&key), StagedKey::from_slice(&key));
             Change { db, hash, key, entry: None, is_retiming: false }
         };
         let dropped = self.publish(keys.map(gone).collect(), None, &Release::default());

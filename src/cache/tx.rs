@@ -109,11 +109,14 @@ pub(super) struct Held<'a> {
     changed: u64,
 }
 
+/// The key of a staged change: mostly short, and gone soon.
+pub(super) type StagedKey = SmallVec<[u8; 40]>;
+
 /// A change that waits for its store.
 pub(super) struct Change {
     pub(super) db: usize,
     pub(super) hash: u64,
-    pub(super) key: Bytes,
+    pub(super) key: StagedKey,
     /// `None`: the key is deleted.
     pub(super) entry: Option<EntryRef>,
     /// Only its deadline was changed.
@@ -481,7 +484,7 @@ impl<'a> Tx<'a> {
         let cost = self.memory().rules().weight.of(entry.get());
         self.start.room = self.start.room.saturating_sub(cost);
         if let Some(staged) = &mut self.start.staged {
-            let (hash, key, entry) = (key.hash, Bytes::copy_from_slice(key.bytes), Some(entry));
+            let (hash, key, entry) = (key.hash, StagedKey::from_slice(key.bytes), Some(entry));
             staged.push(Change { db, hash, key, entry, is_retiming: false });
             return Ok(());
         }
@@ -618,7 +621,7 @@ impl<'a> Tx<'a> {
     }
 
     fn stage_removal(&mut self, key: Key<'_>, is_retiming: bool) {
-        let (db, hash, key) = (self.db, key.hash, Bytes::copy_from_slice(key.bytes));
+        let (db, hash, key) = (self.db, key.hash, StagedKey::from_slice(key.bytes));
         if let Some(staged) = self.start.staged.as_deref_mut() {
             staged.push(Change { db, hash, key, entry: None, is_retiming });
         }

@@ -301,7 +301,7 @@ impl Journal {
     }
 
     /// Takes an effect in, and decides its place in the order. Doesn't block: it may be called while
-    /// stripes are held. A reservation serves several effects; one that costs more than is left of it takes
+    /// stripes are held. It is written when somebody waits for it ([`Journal::synced`]), or with others. A reservation serves several effects; one that costs more than is left of it takes
     /// the rest over the limit.
     ///
     /// # Errors
@@ -336,6 +336,10 @@ impl Journal {
     /// [`JournalError::Poisoned`] if it isn't durable and never will be known to be; an effect that was
     /// durable before the journal failed stays so. [`JournalError::Closed`] if its writer is gone.
     pub async fn synced(&self, position: Position) -> Result<(), JournalError> {
+        if !self.is_synced(position) {
+            // Appending wakes nobody, so that a pipeline's effects are written together.
+            self.shared.rouse();
+        }
         self.shared.durable.wait(position.0).await
     }
 

@@ -97,8 +97,14 @@ impl Shared {
             self.raise_wanted(version);
             sequence
         };
-        self.wake.notify_one();
         Ok(Position(sequence))
+    }
+
+    /// Has what was taken in written, if the writer sleeps.
+    pub fn rouse(&self) {
+        // Under the lock, so that a writer that is about to sleep doesn't miss it.
+        drop(self.pending.lock());
+        self.wake.notify_one();
     }
 
     pub fn acknowledge(&self, positions: Vec<Position>) {

@@ -288,10 +288,6 @@ impl Connection {
 
     /// Waits, away from its seat, until it may go on; `false` if it is over.
     pub(super) async fn wait(&mut self, step: Step) -> bool {
-        if let Some(held) = self.held.take() {
-            let replies = held.released(self.session.cache()).await;
-            self.channel.send(replies);
-        }
         match step {
             Step::Rest | Step::Again => {}
             Step::Below(errands) => return self.go_below(errands).await,

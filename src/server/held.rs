@@ -2,11 +2,7 @@
 
 use std::ops::Range;
 
-use crate::{
-    cache::{Cache, release::Release},
-    command,
-    protocol::Output,
-};
+use crate::{cache::release::Release, command, error::ClientError, protocol::Output};
 
 /// The replies of one connection in one turn, of which some wait for the journal: one wait for a whole
 /// pipeline (SEMANTICS 20).
@@ -26,16 +22,21 @@ impl Held {
         self.waiting.push(reply);
     }
 
-    /// Waits; then returns the replies. Those that can't be vouched for are errors instead.
-    pub(super) async fn released(self, cache: &Cache) -> Output {
-        let Err(error) = cache.released(&self.release).await else { return self.out };
+    /// What its replies wait for.
+    pub(super) fn release(&self) -> &Release {
+        &self.release
+    }
+
+    /// The replies, when they have waited. Those that can't be vouched for are errors instead.
+    pub(super) fn replies(self, released: &Result<(), ClientError>) -> Output {
+        let Err(error) = released else { return self.out };
         let mut out = Output::default();
         let mut from = 0;
         for reply in self.waiting {
             self.out.copy(from..reply.start, &mut out);
             // A client that wants no replies gets none.
             if !reply.is_empty() {
-                command::write_error(&error, &mut out);
+                command::write_error(error, &mut out);
             }
             from = reply.end;
         }

@@ -43,7 +43,7 @@ use super::{
     turn::{Part, Turn},
 };
 use crate::{
-    cache::{charge::Charge, local::LocalCache},
+    cache::{charge::Charge, local::LocalCache, release::Release},
     command::{
         Session, monitor,
         session::Client,
@@ -338,7 +338,38 @@ impl Local {
             }
         }
         turn.carry_out();
-        turn.finish().for_each(|part| self.go_on(part));
+        let (mut held, release) = (Vec::new(), Release::default());
+        for part in turn.finish() {
+            match &part.connection.held {
+                Some(waiting) => {
+                    release.take_over(waiting.release());
+                    held.push(part);
+                }
+                None => self.go_on(part),
+            }
+        }
+        if !held.is_empty() {
+            spawn_local(self.clone().let_go(held, release));
+        }
+    }
+
+    /// Sends the replies of a turn that wait for the journal, all when the last of them may be sent.
+    async fn let_go(self: Rc<Self>, held: Vec<Part>, release: Release) {
+        let released = self.shared.cache.released(&release).await;
+        for mut part in held {
+            let Some(waiting) = part.connection.held.take() else { continue };
+            // It may have been closed meanwhile, and its seat be another's.
+            let id = part.connection.session.client.id;
+            if self.seats.borrow().get(part.key).is_none_or(|seat| seat.client.id != id) {
+                continue;
+            }
+            part.connection.channel.send(waiting.replies(&released));
+            // The poll may have told of it meanwhile.
+            if matches!(part.step, Step::Rest) {
+                part.step = Step::Again;
+            }
+            self.go_on(part);
+        }
     }
 
     #[inline]
@@ -361,12 +392,11 @@ impl Local {
             let client = connection.session.client.clone();
             spawn_local(show_lines(connection.channel.clone(), client, lines));
         }
-        let is_held = connection.held.is_some();
         match step {
-            Step::Rest if !is_held => self.take_seat(key, connection, false),
-            Step::Again if !is_held => self.take_seat(key, connection, true),
+            Step::Rest => self.take_seat(key, connection, false),
+            Step::Again => self.take_seat(key, connection, true),
             Step::Drop => self.close(key),
-            Step::Close if !is_held && !connection.channel.is_pending() => self.close(key),
+            Step::Close if !connection.channel.is_pending() => self.close(key),
             step => {
                 let local = self.clone();
                 let paused = matches!(step, Step::Pause);

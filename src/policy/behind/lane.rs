@@ -137,28 +137,28 @@ impl Lane {
         self.dirty.get(key).map(|dirty| &dirty.change)
     }
 
-    /// Takes a key's newest change; says whether the key was clean.
+    /// Takes a key's newest change; returns since when the key is dirty, if it was clean.
     pub(super) fn put(
         &mut self,
         key: Bytes,
         change: Change,
         position: Position,
-        since: Since,
-    ) -> bool {
+        since: impl FnOnce() -> Since,
+    ) -> Option<Since> {
         let more = cost(&key, &change);
         if let Some(dirty) = self.dirty.get_mut(&key) {
             self.bytes = self.bytes + more - cost(&key, &dirty.change);
             (dirty.change, dirty.position, dirty.refusals) = (change, position, 0);
             if dirty.place == Place::Flying {
-                dirty.since_next.get_or_insert(since);
+                dirty.since_next.get_or_insert_with(since);
             }
-            return false;
+            return None;
         }
         self.bytes += more;
         self.queue.push_back(key.clone());
-        let (place, since_next, refusals) = (Place::Waiting, None, 0);
+        let (since, place, since_next, refusals) = (since(), Place::Waiting, None, 0);
         self.dirty.insert(key, Dirty { change, position, since, since_next, place, refusals });
-        true
+        Some(since)
     }
 
     /// What is due: those that are old enough, or were here before epoch `hurry`. All of it flies from

@@ -370,14 +370,14 @@ impl Line {
     }
 
     fn put(&self, part: &Part, lane: &mut Lane, key: Bytes, change: Change, position: Position) {
-        let since = Since { at: Instant::now(), epoch: self.epoch.load(Relaxed) };
+        let since = || Since { at: Instant::now(), epoch: self.epoch.load(Relaxed) };
         let before = lane.bytes();
         let was_idle = lane.waiting() == 0;
-        let was_clean = lane.put(key, change, position, since);
+        let became_dirty = lane.put(key, change, position, since);
         // Modulo 2^64, so that less is a sum too.
         self.common.bytes.fetch_add(lane.bytes().wrapping_sub(before), Relaxed);
         self.counters.changes.fetch_add(1, Relaxed);
-        if was_clean {
+        if let Some(since) = became_dirty {
             self.records.fetch_add(1, Relaxed);
             *self.epochs.lock().entry(since.epoch).or_default() += 1;
         }
