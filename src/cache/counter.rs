@@ -27,6 +27,15 @@ impl Counter {
 /// What a thread counts about keys.
 #[derive(Debug, Default)]
 pub struct Counters {
+    /// Lookups of all keys.
+    pub all: Tally,
+    /// Those of each namespace's keys, by its number; empty if nobody wants to know.
+    pub namespaces: Box<[Tally]>,
+}
+
+/// Lookups, by what came of them.
+#[derive(Debug, Default)]
+pub struct Tally {
     /// Lookups that found the key.
     pub hits: Counter,
     /// Lookups that didn't.
@@ -37,4 +46,49 @@ pub struct Counters {
     pub disk_hits: Counter,
     /// Hits whose entry had to be loaded from a store.
     pub loaded_hits: Counter,
+}
+
+/// Where a lookup found a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hit {
+    /// In the worker's own cache.
+    Local,
+    /// In memory.
+    Memory,
+    /// On disk.
+    Disk,
+    /// In a store.
+    Loaded,
+}
+
+impl Counters {
+    /// Counters that count so many namespaces apart, too.
+    pub fn for_namespaces(count: usize) -> Self {
+        let namespaces = (0..count).map(|_| Tally::default()).collect();
+        Self { all: Tally::default(), namespaces }
+    }
+
+    /// Starts again from zero.
+    pub fn reset(&self) {
+        for tally in self.namespaces.iter().chain([&self.all]) {
+            let Tally { hits, misses, local_hits, disk_hits, loaded_hits } = tally;
+            for counter in [hits, misses, local_hits, disk_hits, loaded_hits] {
+                counter.reset();
+            }
+        }
+    }
+}
+
+impl Tally {
+    #[inline]
+    pub(super) fn count(&self, found: Option<Hit>) {
+        let Some(hit) = found else { return self.misses.add(1) };
+        self.hits.add(1);
+        match hit {
+            Hit::Memory => {}
+            Hit::Local => self.local_hits.add(1),
+            Hit::Disk => self.disk_hits.add(1),
+            Hit::Loaded => self.loaded_hits.add(1),
+        }
+    }
 }

@@ -242,7 +242,6 @@ impl LocalCache {
                 if gate.hits.is_multiple_of(*promote) {
                     entries.promote(&key.hash);
                 }
-                job.counters.local_hits.add(1);
                 Some(Ok(()))
             }
             Err(Stop::Client(error)) => Some(Err(Refusal::Client(error))),

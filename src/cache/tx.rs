@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 
 use super::{
     Inner, Job,
+    counter::Hit,
     flight::{self, Origin, Pin},
 };
 use crate::{
@@ -132,6 +133,8 @@ pub struct Tx<'a> {
     /// Whether an entry is where the stripes say: nothing is staged, pinned or local, and it is the
     /// command's own database.
     is_plain: bool,
+    /// Where the only key of an attempt that only reads was found when it was looked whether it is here.
+    seen: Option<Slot>,
     /// The entry of the only key, where the worker's own cache has it; then no stripe is held.
     local: Option<Entry<'a>>,
 }
@@ -166,14 +169,14 @@ impl<'a> Tx<'a> {
             }
         };
         let is_plain = start.staged.is_none() && start.pins.is_empty();
-        Self { db: start.job.db, start, held, is_plain, local: None }
+        Self { db: start.job.db, start, held, is_plain, seen: None, local: None }
     }
 
     /// An attempt at reading one key that holds no stripe: the entry is here.
     #[inline]
     pub(super) fn local(start: Start<'a>, entry: Entry<'a>) -> Self {
         let (held, local) = (SmallVec::new(), Some(entry));
-        Self { db: start.job.db, start, held, is_plain: false, local }
+        Self { db: start.job.db, start, held, is_plain: false, seen: None, local }
     }
 
     #[inline]
@@ -271,6 +274,9 @@ impl<'a> Tx<'a> {
         if !self.is_plain {
             return self.entry_below(key);
         }
+        if let Some(slot) = self.seen {
+            return Ok(self.held[0].core.shelf(self.db).map(|shelf| shelf.entry(slot)));
+        }
         let at = self.index(key.hash)?;
         let Some(slot) = self.slot_in(at, key) else { return Ok(None) };
         Ok(self.held[at].core.shelf(self.db).map(|shelf| shelf.entry(slot)))
@@ -353,21 +359,24 @@ impl<'a> Tx<'a> {
     /// The key's entry, counted as a hit or a miss, but not kept warm.
     #[inline]
     pub fn look(&mut self, key: Key<'_>) -> Result<Option<Entry<'_>>, Stop> {
-        let (counters, pins, db) = (self.start.job.counters, self.start.pins, self.db);
+        let (start, db, is_local) = (&self.start, self.db, self.local.is_some());
+        let (cache, counters, pins) = (start.cache, start.job.counters, start.pins);
         let found = self.entry(key)?;
-        if found.is_none() {
-            counters.misses.add(1);
-            return Ok(found);
-        }
-        counters.hits.add(1);
-        if !pins.is_empty()
-            && let Some(pin) = flight::find(pins, db, key)
+        let hit = match found {
+            None => None,
+            Some(_) if is_local => Some(Hit::Local),
+            Some(_) if pins.is_empty() => Some(Hit::Memory),
+            Some(_) => Some(match flight::find(pins, db, key).and_then(Pin::origin) {
+                Some(Origin::Disk) => Hit::Disk,
+                Some(Origin::Store) => Hit::Loaded,
+                Some(Origin::Stale) | None => Hit::Memory,
+            }),
+        };
+        counters.all.count(hit);
+        if !counters.namespaces.is_empty()
+            && let Some(index) = cache.policies.index_of(db, key.bytes)
         {
-            match pin.origin() {
-                Some(Origin::Disk) => counters.disk_hits.add(1),
-                Some(Origin::Store) => counters.loaded_hits.add(1),
-                Some(Origin::Stale) | None => {}
-            }
+            counters.namespaces[index].count(hit);
         }
         Ok(found)
     }
@@ -648,7 +657,8 @@ impl<'a> Tx<'a> {
     #[inline]
     pub(super) fn is_resident(&mut self, key: Key<'_>) -> Result<bool, Stop> {
         let at = self.index(key.hash)?;
-        if self.slot_in(at, key).is_some() {
+        if let Some(slot) = self.slot_in(at, key) {
+            self.note_seen(slot);
             return Ok(true);
         }
         let core = &self.held[at].core;
@@ -662,6 +672,13 @@ impl<'a> Tx<'a> {
 }
 
 impl Tx<'_> {
+    /// Spares a read of one key to look it up again: nothing moves the entry meanwhile.
+    #[inline]
+    fn note_seen(&mut self, slot: Slot) {
+        let job = self.start.job;
+        self.seen = (!job.writes && job.keys.len() == 1).then_some(slot);
+    }
+
     /// Whether what memory, or a pin, has of a key that is read through is good for this attempt. Only a read
     /// believes in an absence without having asked for it (SEMANTICS 3).
     pub(super) fn standing(
@@ -678,7 +695,10 @@ impl Tx<'_> {
             && let Some(shelf) = core.shelf(db)
         {
             match times.age(shelf.entry(slot).kept_until(), now) {
-                Age::Fresh => return Ok(Standing::Good),
+                Age::Fresh => {
+                    self.note_seen(slot);
+                    return Ok(Standing::Good);
+                }
                 Age::Due => return Ok(Standing::Due),
                 Age::Stale => {}
             }

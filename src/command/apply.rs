@@ -78,12 +78,8 @@ impl Shared {
     /// Starts all counters again (CONFIG RESETSTAT).
     pub fn reset_statistics(&self) {
         for worker in &self.workers {
+            worker.keys.reset();
             let counters = [
-                &worker.keys.hits,
-                &worker.keys.misses,
-                &worker.keys.local_hits,
-                &worker.keys.disk_hits,
-                &worker.keys.loaded_hits,
                 &worker.commands,
                 &worker.connections,
                 &worker.received,
@@ -169,10 +165,10 @@ mod tests {
     fn statistics_start_again() {
         let session = session();
         session.stats.rows[0].calls.add(3);
-        session.stats.keys.hits.add(3);
+        session.stats.keys.all.hits.add(3);
         session.shared.count_error("ERR");
         session.shared.reset_statistics();
-        assert_eq!(session.stats.rows[0].calls.get() + session.stats.keys.hits.get(), 0);
+        assert_eq!(session.stats.rows[0].calls.get() + session.stats.keys.all.hits.get(), 0);
         assert!(session.shared.errors.is_empty());
     }
 

@@ -12,7 +12,12 @@ use super::{
     row::{Flags, Group, NO_KEYS, Row, Run},
     server::{HELP, SUB, help},
 };
-use crate::{cache::tx::Stop, error::ClientError, policy::Namespace, protocol::Reply};
+use crate::{
+    cache::{counter::Tally, tx::Stop},
+    error::ClientError,
+    policy::Namespace,
+    protocol::Reply,
+};
 
 const READ: Flags = Flags::LOADING.with(Flags::STALE);
 
@@ -87,20 +92,42 @@ enum Field {
 }
 
 /// What a namespace is, and what happened in it since the start.
-fn fields(namespace: &Namespace) -> Vec<Field> {
+fn fields(session: &Session, (number, namespace): (usize, &Namespace)) -> Vec<Field> {
     let stats = &namespace.stats;
     let get = |figure: &std::sync::atomic::AtomicU64| figure.load(Relaxed);
     let loads = get(&stats.loads);
     let load_errors = get(&stats.load_errors);
     let store = namespace.store.as_ref().map_or("", |(name, _)| name);
+    let sum = |count: fn(&Tally) -> u64| {
+        session.shared.sum(|worker| worker.keys.namespaces.get(number).map_or(0, count))
+    };
+    let (hits, misses) = (sum(|tally| tally.hits.get()), sum(|tally| tally.misses.get()));
+    let (l1, l3) = (sum(|tally| tally.local_hits.get()), sum(|tally| tally.disk_hits.get()));
+    let loaded = sum(|tally| tally.loaded_hits.get());
+    let mean_load = ratio(get(&stats.load_micros), loads + load_errors);
+    // What was loaded for a read was no hit to it.
+    let cached = hits - loaded.min(hits);
     let mut fields = vec![
         Field::Text("prefix", one_word(&namespace.prefix)),
         Field::Number("db", namespace.db as u64),
         Field::Text("mode", namespace.mode()),
         Field::Text("store", store.to_owned()),
+        Field::Number("requests", hits + misses),
+        Field::Number("hits", cached),
+        Field::Number("l1_hits", l1),
+        Field::Number("l2_hits", cached - (l1 + l3).min(cached)),
+        Field::Number("l3_hits", l3),
+        Field::Number("misses", misses + loaded),
+        Field::Fraction("hit_rate", ratio(cached, hits + misses)),
+        Field::Fraction("seconds_saved", cached as f64 * mean_load / 1e6),
+        Field::Number("stale_served", get(&stats.stale_served)),
+        Field::Number("negative_hits", get(&stats.negative_hits)),
+        Field::Number("stampedes_avoided", get(&stats.joined)),
+        Field::Number("refreshes", get(&stats.refreshes)),
+        Field::Number("refresh_errors", get(&stats.refresh_errors)),
         Field::Number("loads", loads),
         Field::Number("load_errors", load_errors),
-        Field::Fraction("usec_per_load", ratio(get(&stats.load_micros), loads + load_errors)),
+        Field::Fraction("usec_per_load", mean_load),
         Field::Number("writes", get(&stats.writes)),
         Field::Number("write_errors", get(&stats.write_errors)),
     ];
@@ -129,7 +156,7 @@ fn one_word(prefix: &[u8]) -> String {
 /// Writes INFO's section `namespaces`.
 pub(super) fn info(session: &Session, text: &mut Text) {
     for (number, namespace) in session.cache().policies().iter().enumerate() {
-        let fields = fields(namespace).into_iter().map(|field| match field {
+        let fields = fields(session, (number, namespace)).into_iter().map(|field| match field {
             Field::Text(name, value) => format!("{name}={value}"),
             Field::Number(name, value) => format!("{name}={value}"),
             Field::Fraction(name, value) => format!("{name}={value:.2}"),
@@ -138,8 +165,8 @@ pub(super) fn info(session: &Session, text: &mut Text) {
     }
 }
 
-fn show(namespace: &Namespace, reply: &mut Reply<'_>) {
-    let fields = fields(namespace);
+fn show(session: &Session, namespace: (usize, &Namespace), reply: &mut Reply<'_>) {
+    let fields = fields(session, namespace);
     reply.map(fields.len());
     for field in fields {
         match field {
@@ -162,14 +189,15 @@ fn show(namespace: &Namespace, reply: &mut Reply<'_>) {
 fn list(session: &mut Session, _: Args<'_>, reply: &mut Reply<'_>) -> Result<(), Stop> {
     let policies = session.shared.cache.policies();
     reply.array(policies.iter().count());
-    policies.iter().for_each(|namespace| show(namespace, reply));
+    policies.iter().enumerate().for_each(|namespace| show(session, namespace, reply));
     Ok(())
 }
 
 /// The namespace of a key; null if it has none.
 fn info_of_key(session: &mut Session, args: Args<'_>, reply: &mut Reply<'_>) -> Result<(), Stop> {
-    match session.shared.cache.policies().of(session.db, args.get(2)) {
-        Some(namespace) => show(namespace, reply),
+    let policies = session.shared.cache.policies();
+    match policies.index_of(session.db, args.get(2)) {
+        Some(index) => show(session, (index, policies.at(index)), reply),
         None => reply.null(),
     }
     Ok(())
@@ -217,13 +245,21 @@ mod tests {
         NamespaceStats::add(&namespace.stats.load_micros, 10);
         let policies = Policies::new(vec![namespace]);
         let (mut session, _requests) = session_with(&Config::default(), policies);
+        call(&mut session, &["GET", "a,\n:x"]);
+        call(&mut session, &["SET", "a,\n:x", "1"]);
+        call(&mut session, &["GET", "a,\n:x"]);
+        call(&mut session, &["GET", "a,\n:x"]);
+        call(&mut session, &["GET", "else"]);
         let reply = call(&mut session, &["INFO", "namespaces"]);
-        let line = "namespace0:prefix=a\\x2c\\n:,db=0,mode=cache-aside,store=,loads=4,\
-                    load_errors=0,usec_per_load=2.50,writes=0,write_errors=0\r\n";
+        let line = "namespace0:prefix=a\\x2c\\n:,db=0,mode=cache-aside,store=,requests=3,hits=2,\
+                    l1_hits=0,l2_hits=2,l3_hits=0,misses=1,hit_rate=0.67,seconds_saved=0.00,\
+                    stale_served=0,negative_hits=0,stampedes_avoided=0,refreshes=0,\
+                    refresh_errors=0,loads=4,load_errors=0,usec_per_load=2.50,writes=0,\
+                    write_errors=0\r\n";
         assert!(reply.contains(line), "{reply}");
         let shown = call(&mut session, &["LARDER.NAMESPACE", "INFO", "a,\n:x"]);
-        assert!(shown.starts_with("*18\r\n$6\r\nprefix\r\n$8\r\na\\x2c\\n:\r\n"), "{shown}");
+        assert!(shown.starts_with("*44\r\n$6\r\nprefix\r\n$8\r\na\\x2c\\n:\r\n"), "{shown}");
         assert_eq!(call(&mut session, &["LARDER.NAMESPACE", "INFO", "b"]), "$-1\r\n");
-        assert!(call(&mut session, &["LARDER.NAMESPACE", "LIST"]).starts_with("*1\r\n*18\r\n"));
+        assert!(call(&mut session, &["LARDER.NAMESPACE", "LIST"]).starts_with("*1\r\n*44\r\n"));
     }
 }

@@ -67,10 +67,11 @@ pub struct RowStats {
     pub failed: Counter,
 }
 
-impl Default for WorkerStats {
-    fn default() -> Self {
+impl WorkerStats {
+    /// Nothing has happened yet, in so many namespaces.
+    pub fn new(namespaces: usize) -> Self {
         Self {
-            keys: Counters::default(),
+            keys: Counters::for_namespaces(namespaces),
             commands: Counter::default(),
             rows: (0..table::all().len()).map(|_| RowStats::default()).collect(),
             connections: Counter::default(),

@@ -85,7 +85,7 @@ pub fn session_with(
     let (shutdown, requests) = mpsc::unbounded_channel();
     let options = Options { limit: 64 << 20, ..Options::default() };
     let now = 1_700_000_000_000;
-    let stats = Arc::new(WorkerStats::default());
+    let stats = Arc::new(WorkerStats::new(policies.iter().count()));
     let shared = Arc::new(Shared {
         cache: Cache::new(&options, policies, Clock::manual(now), None),
         stores: Vec::new(),

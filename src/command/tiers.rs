@@ -90,7 +90,7 @@ fn local(session: &Session) -> Figures {
     let shared = &session.shared;
     let count = |count: u64| Figure::Count(count);
     vec![
-        ("hits", count(shared.sum(|worker| worker.keys.local_hits.get()))),
+        ("hits", count(shared.sum(|worker| worker.keys.all.local_hits.get()))),
         ("entries", count(shared.sum(|worker| worker.local_entries.load(Relaxed)))),
         ("bytes", count(shared.sum(|worker| worker.local_bytes.load(Relaxed)))),
         ("limit", count((shared.local_limit() * shared.workers.len()) as u64)),
@@ -102,15 +102,15 @@ fn memory(session: &Session) -> Figures {
     let sum = |count: fn(&crate::cache::counter::Counters) -> u64| {
         shared.sum(|worker| count(&worker.keys))
     };
-    let hits = sum(|keys| keys.hits.get());
-    let below = sum(|keys| keys.disk_hits.get()) + sum(|keys| keys.loaded_hits.get());
-    let hits = hits.saturating_sub(sum(|keys| keys.local_hits.get()));
+    let hits = sum(|keys| keys.all.hits.get());
+    let below = sum(|keys| keys.all.disk_hits.get()) + sum(|keys| keys.all.loaded_hits.get());
+    let hits = hits.saturating_sub(sum(|keys| keys.all.local_hits.get()));
     let entries = (0..memory.databases()).map(|db| memory.resident(db) as u64).sum();
     let nanos = shared.sum(|worker| worker.sampled_nanos.get());
     let commands = shared.sum(|worker| worker.sampled_commands.get());
     vec![
         ("hits", Figure::Count(hits.saturating_sub(below))),
-        ("misses", Figure::Count(sum(|keys| keys.misses.get()) + below)),
+        ("misses", Figure::Count(sum(|keys| keys.all.misses.get()) + below)),
         ("entries", Figure::Count(entries)),
         ("bytes", Figure::Count(memory.used() as u64)),
         ("limit", Figure::Count(memory.rules().limit() as u64)),
@@ -128,9 +128,9 @@ fn disk(session: &Session, log: &Log) -> Figures {
     let (entries, bytes) = log.live();
     let (waiting, waiting_bytes) = log.queue.len();
     let read_hits = get(&counters.hits).saturating_sub(get(&counters.queue_hits));
-    let hits = shared.sum(|worker| worker.keys.disk_hits.get());
-    let loads = shared.sum(|worker| worker.keys.loaded_hits.get());
-    let misses = shared.sum(|worker| worker.keys.misses.get()) + loads;
+    let hits = shared.sum(|worker| worker.keys.all.disk_hits.get());
+    let loads = shared.sum(|worker| worker.keys.all.loaded_hits.get());
+    let misses = shared.sum(|worker| worker.keys.all.misses.get()) + loads;
     let amplification = ratio(get(&counters.written_bytes), get(&counters.demoted_bytes));
     vec![
         ("hits", Figure::Count(hits)),

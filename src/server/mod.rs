@@ -405,6 +405,7 @@ fn shared(
     let started_at = clock.now();
     let cache = Cache::new(&options, opened.policies, clock, Some(background.handle().clone()));
     cache.set_store_timeout(settings.store_timeout);
+    let namespaces = cache.policies().iter().count();
     let workers = match settings.workers {
         0 => thread::available_parallelism().map_or(1, usize::from),
         workers => workers as usize,
@@ -416,7 +417,7 @@ fn shared(
         live: Arc::new(Live::new(&config)),
         clients: DashMap::new(),
         last_client: AtomicU64::new(0),
-        workers: (0..workers).map(|_| Arc::new(WorkerStats::default())).collect(),
+        workers: (0..workers).map(|_| Arc::new(WorkerStats::new(namespaces))).collect(),
         attention: AtomicU32::new(0),
         pause: Mutex::new(None),
         unpaused: Notify::new(),

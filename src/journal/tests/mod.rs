@@ -60,7 +60,10 @@ fn append(journal: &Journal, effect: Effect) -> Result<Position, JournalError> {
     };
     let cost = Journal::cost(effect.key.len(), len(&effect.change));
     let mut reservation = journal.try_reserve(cost)?;
-    journal.append(&mut reservation, effect)
+    let position = journal.append(&mut reservation, effect)?;
+    // As one who waits does.
+    journal.shared.rouse();
+    Ok(position)
 }
 
 /// Appends, and waits until it is durable.

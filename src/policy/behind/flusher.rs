@@ -5,6 +5,7 @@
 //! those are tried again apart from the others, and given up after `tries` (SEMANTICS 17).
 
 use std::{
+    collections::HashMap,
     panic::AssertUnwindSafe,
     sync::{
         Weak,
@@ -108,8 +109,8 @@ impl Line {
             part.lane.lock().put_back(batch);
             return Err(Failed::Journal);
         }
-        // Halves of what was refused, the first on top.
-        let mut left = vec![batch];
+        // What one call takes, and halves of what was refused; the first on top.
+        let mut left = self.split_by_part(batch);
         while let Some(batch) = left.pop() {
             match self.apply(&batch).await {
                 Ok(()) => self.land(part, &batch),
@@ -126,6 +127,20 @@ impl Line {
             }
         }
         Ok(())
+    }
+
+    /// A call is of one part of the store: over several it can't be all or none.
+    fn split_by_part(&self, batch: Batch) -> Vec<Batch> {
+        if self.store.parts() < 2 {
+            return vec![batch];
+        }
+        // A key that is in no part is refused alone.
+        let part_of = |key: &[u8]| self.store.part(key).ok();
+        let mut parts: HashMap<Option<u32>, Batch> = HashMap::new();
+        for change in batch.0 {
+            parts.entry(part_of(&change.0)).or_default().0.push(change);
+        }
+        parts.into_values().collect()
     }
 
     async fn apply(&self, batch: &Batch) -> Result<(), StoreError> {
