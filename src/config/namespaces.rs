@@ -98,7 +98,7 @@ pub static NAMESPACE_KEYS: &[TableKey] = &[
     TableKey {
         name: "ttl-means",
         kind: Kind::Choice(TtlMeans::NAMES),
-        default: "`cache` with SQL of your own, else `data`",
+        default: "`cache` with SQL of your own without `:deadline`, else `data`",
         help: "What a deadline that a client sets (EXPIRE, SET EX) limits: the `data`, so that the store gets \
                it, or the `cache`d copy alone.",
     },
@@ -230,7 +230,7 @@ fn read_namespace(
     }
     let ttl_means = match table.value("ttl-means")? {
         Some(Value::Choice(name)) => TtlMeans::named(name).unwrap_or_default(),
-        _ if store_config.is_some_and(|store| has_own_sql(&store.kind)) => TtlMeans::Cache,
+        _ if store_config.is_some_and(|store| forgets_deadlines(&store.kind)) => TtlMeans::Cache,
         _ => TtlMeans::Data,
     };
     let behind = read_behind(table, write)?;
@@ -313,15 +313,15 @@ fn read_store_name(
     }
 }
 
-/// Whether a store speaks SQL of the user's own, which mostly has no column for a deadline.
+/// Whether a store speaks SQL of the user's own that has no place for a deadline.
 #[cfg(feature = "postgres")]
-fn has_own_sql(kind: &StoreKind) -> bool {
-    matches!(kind, StoreKind::Postgres(options) if options.has_own_sql())
+fn forgets_deadlines(kind: &StoreKind) -> bool {
+    matches!(kind, StoreKind::Postgres(options) if options.forgets_deadlines())
 }
 
 /// No store does.
 #[cfg(not(feature = "postgres"))]
-fn has_own_sql(_: &StoreKind) -> bool {
+fn forgets_deadlines(_: &StoreKind) -> bool {
     false
 }
 

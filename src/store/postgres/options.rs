@@ -151,9 +151,13 @@ impl PostgresOptions {
         Ok(())
     }
 
-    /// Whether it speaks SQL of the user's own.
-    pub fn has_own_sql(&self) -> bool {
-        matches!(self.layout, Layout::Sql(_))
+    /// Whether it speaks SQL of the user's own that doesn't store deadlines.
+    pub fn forgets_deadlines(&self) -> bool {
+        let stores = |sql: &Sql| sql.bindings.contains(&Binding::Deadline);
+        match &self.layout {
+            Layout::Sql(statements) => !statements.save.as_ref().is_some_and(stores),
+            Layout::Table(_) => false,
+        }
     }
 
     /// Which statement is missing for writes, if any.
