@@ -1,7 +1,7 @@
 //! `larder dead-letter`: the changes written behind that their store refused every time, from the shell.
 //!
-//! The running server knows the letters, so it is asked (LARDER.DEADLETTER); where none runs, `list` and
-//! `drop` look into the data directory themselves.
+//! `list` and `drop` look into the data directory, whether a server runs or not; `retry` asks the running
+//! server (LARDER.DEADLETTER), which alone may bring a change to its store.
 
 use std::{
     ffi::OsString,

@@ -161,6 +161,72 @@ async fn rule_11_after_a_failed_sync_nothing_unsynced_is_acknowledged_or_shown()
     assert_eq!(bench.set("plain", "1").await, Ok(()), "what isn't written behind goes on");
 }
 
+/// What of `b:0` to `b:19` a start from this disk has; all of it is as it was written.
+async fn left_of_twenty(ground: &mut Ground, disk: MemoryDisk) -> Vec<usize> {
+    ground.disk = disk;
+    let bench = ground.start();
+    let mut left = Vec::new();
+    for number in 0..20 {
+        let value = bench.get(&format!("b:{number}")).await.expect("the journal is well");
+        assert!(value.as_ref().is_none_or(|value| *value == number.to_string()), "{value:?}");
+        left.extend(value.map(|_| number));
+    }
+    left
+}
+
+/// SEMANTICS 11: a power loss loses at most what was acknowledged since the last sync, which is an interval
+/// ago at most, and in order: nothing is lost before something that is kept. A kill loses nothing, and with
+/// `fsync = "always"` neither loses anything.
+#[tokio::test]
+async fn rule_11_a_power_loss_loses_an_interval_and_a_kill_nothing() {
+    const INTERVAL: u64 = 100;
+    let every = |fsync| Ground { fsync, ..Ground::new() };
+    for mut ground in [Fsync::Interval(Duration::from_millis(INTERVAL)), Fsync::Always].map(every) {
+        let bench = ground.start();
+        let syncs = || {
+            let behind = bench.cache.policies().behind().expect("it writes behind");
+            behind.journal().figures().syncs
+        };
+        for number in 0..10 {
+            bench.set(&format!("b:{number}"), &number.to_string()).await.unwrap();
+        }
+        let before = syncs();
+        let later = NOW + INTERVAL;
+        bench.clock.set(later);
+        let synced = async {
+            while ground.fsync != Fsync::Always && syncs() == before {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), synced).await.expect("an interval is over");
+        // The clock stands again: these are younger than the interval.
+        for number in 10..20 {
+            bench.set(&format!("b:{number}"), &number.to_string()).await.unwrap();
+        }
+        let killed = ground.disk.after_kill();
+        let powerless: Vec<MemoryDisk> = (1..=50)
+            .map(|seed| {
+                let mut state = seed;
+                ground.disk.after_power_loss(|| {
+                    state = crate::tier::shelf::next_random(state);
+                    state >> 7
+                })
+            })
+            .collect();
+        drop(bench);
+        let all: Vec<usize> = (0..20).collect();
+        assert_eq!(left_of_twenty(&mut ground, killed).await, all, "a kill loses nothing");
+        let mut losses = 0;
+        for disk in powerless {
+            let left = left_of_twenty(&mut ground, disk).await;
+            assert_eq!(left, all[..left.len()], "they are lost from the end");
+            assert!(left.len() >= 10, "what is older than the interval is lost: {left:?}");
+            losses += usize::from(left.len() < 20);
+        }
+        assert_eq!(losses > 0, ground.fsync != Fsync::Always, "{losses} of 50 lost something");
+    }
+}
+
 /// SEMANTICS 12: *DEL k is acknowledged and unflushed, GET loads the row back.*
 #[tokio::test]
 async fn rule_12_a_deleted_key_does_not_come_back_from_the_store() {

@@ -211,6 +211,16 @@ impl Bench {
         self.run(0, &[(key, Use::Write)], |tx| tx.remove(self.key(key))).await
     }
 
+    /// GETDEL: the old value.
+    async fn get_and_remove(&self, key: &str) -> Result<Option<String>, String> {
+        let get_and_remove = |tx: &mut Tx<'_>| {
+            let old = tx.peek(self.key(key))?.map(text);
+            tx.remove(self.key(key))?;
+            Ok(old)
+        };
+        self.run(0, &[(key, Use::Write)], get_and_remove).await
+    }
+
     async fn expire(&self, key: &str, deadline: u64) -> Result<bool, String> {
         self.run(0, &[(key, Use::Write)], |tx| tx.set_deadline(self.key(key), deadline)).await
     }

@@ -40,6 +40,165 @@ async fn rule_10_a_refused_write_is_never_seen() {
     assert_eq!((bench.cached("w:k"), bench.stored("w:k").await), (None, None));
 }
 
+/// Refused commands of the test below, all kinds together.
+const REFUSED: usize = 100_000;
+
+/// *INCR makes 6 of 5 and lets go; another reads 6; the database refuses.* Nobody reads what is refused, at
+/// any moment: readers on threads of their own poll all the while.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn rule_10_no_reader_sees_a_refused_write_at_any_moment() {
+    let bench = Arc::new(Bench::new());
+    let keys = ["w:0", "w:1", "w:2", "w:3"];
+    for key in keys {
+        bench.store(key, b"5").await;
+        assert_eq!(bench.get(key).await, some("5"));
+    }
+    bench.faults.fail_all(Op::Apply, StoreError::Refused("no".into()));
+    let is_over = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let read = |number: usize| {
+        let (bench, is_over) = (bench.clone(), is_over.clone());
+        tokio::spawn(async move {
+            let all = keys.map(str::to_owned);
+            let mut reads = 0_u64;
+            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                let key = keys[(reads as usize + number) % keys.len()];
+                assert_eq!(bench.get(key).await, some("5"), "after {reads} reads");
+                assert_eq!(bench.lengths(&all).await, Ok(vec![Some(1); 4]), "after {reads} reads");
+                reads += 1;
+                tokio::task::yield_now().await;
+            }
+            reads
+        })
+    };
+    let readers: Vec<_> = (0..2).map(read).collect();
+    let write = |number: usize| {
+        let bench = bench.clone();
+        tokio::spawn(async move {
+            for round in 0..REFUSED / keys.len() {
+                // Two writers of each key, so that they wait for each other as well.
+                let (key, other) = (keys[number / 2], keys[number / 2 + 2]);
+                let refused = match round % 5 {
+                    0 => bench.set(key, "seen").await,
+                    1 => bench.increment(key).await.map(drop),
+                    2 => bench.get_and_remove(key).await.map(drop),
+                    3 => bench.append(key, "seen").await,
+                    _ => bench.mset(&[(other, "seen"), (key, "seen")]).await,
+                };
+                assert_eq!(refused, Err("STOREERR no".into()));
+            }
+        })
+    };
+    for writer in (0..keys.len()).map(write).collect::<Vec<_>>() {
+        writer.await.expect("each is refused");
+    }
+    is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+    for reader in readers {
+        let reads = reader.await.expect("it sees only what is stored");
+        println!("{reads} reads");
+        assert!(reads > 1000, "it hardly read: {reads}");
+    }
+    assert_eq!(bench.faults.calls(Op::Apply), REFUSED as u64);
+    bench.faults.clear();
+    assert_eq!(bench.increment("w:0").await, Ok(6));
+}
+
+/// A memory store that notes what each apply put where, in the order in which it did.
+struct Noting {
+    inner: Arc<dyn Store>,
+    puts: std::sync::Mutex<Vec<(Bytes, Bytes)>>,
+}
+
+impl Store for Noting {
+    fn load<'a>(
+        &'a self,
+        keys: &'a [Bytes],
+    ) -> store::BoxFuture<'a, Result<Vec<Option<Record>>, StoreError>> {
+        self.inner.load(keys)
+    }
+
+    fn apply<'a>(
+        &'a self,
+        changes: &'a [(Bytes, Change)],
+    ) -> store::BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            // Others come in between, wherever they may.
+            tokio::task::yield_now().await;
+            self.inner.apply(changes).await?;
+            let put = |(key, change): &(Bytes, Change)| match change {
+                Change::Put(record) => Some((key.clone(), record.value.clone())),
+                Change::Delete { .. } => None,
+            };
+            self.puts.lock().unwrap().extend(changes.iter().filter_map(put));
+            tokio::task::yield_now().await;
+            Ok(())
+        })
+    }
+
+    fn ping(&self) -> store::BoxFuture<'_, Result<(), StoreError>> {
+        self.inner.ping()
+    }
+
+    fn kind(&self) -> &'static str {
+        "noting"
+    }
+}
+
+/// Readers see a key's values in the order in which the store got them, and at the end the newest.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn rule_10_sixteen_writers_have_one_order_in_store_and_cache() {
+    const WRITES: usize = 200;
+    let keys = ["w:0", "w:1", "w:2"];
+    let noting = Arc::new(Noting { inner: store::memory(), puts: Default::default() });
+    let bench = Arc::new(Bench::with(noting.clone(), Options::default()));
+    let is_over = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let watch = |key: &'static str| {
+        let (bench, is_over) = (bench.clone(), is_over.clone());
+        tokio::spawn(async move {
+            let mut seen: Vec<String> = Vec::new();
+            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                let value = bench.get(key).await.expect("the store is well");
+                seen.extend(value.filter(|value| seen.last() != Some(value)));
+                tokio::task::yield_now().await;
+            }
+            seen
+        })
+    };
+    let watchers: Vec<_> = keys.map(watch).into();
+    let write = |writer: usize| {
+        let bench = bench.clone();
+        tokio::spawn(async move {
+            for number in 0..WRITES {
+                let value = format!("{writer}-{number}");
+                let key = keys[(writer + number) % keys.len()];
+                let other = keys[(writer + number + 1) % keys.len()];
+                match number % 3 {
+                    0 => bench.mset(&[(key, &value), (other, &value)]).await.unwrap(),
+                    1 => bench.append(key, &format!("+{value}")).await.unwrap(),
+                    _ => bench.set(key, &value).await.unwrap(),
+                }
+            }
+        })
+    };
+    for writer in (0..16).map(write).collect::<Vec<_>>() {
+        writer.await.expect("all are stored");
+    }
+    is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+    let puts = std::mem::take(&mut *noting.puts.lock().unwrap());
+    for (key, watcher) in keys.into_iter().zip(watchers) {
+        let of_key = puts.iter().filter(|(of, _)| of == key);
+        let mut stored = of_key.map(|(_, value)| String::from_utf8_lossy(value).into_owned());
+        let last = stored.clone().last().expect("it was written");
+        let seen = watcher.await.expect("it sees values");
+        println!("{} of {} values seen", seen.len(), stored.clone().count());
+        assert!(seen.len() > 10, "it hardly read");
+        for value in seen {
+            assert!(stored.any(|stored| stored == value), "{key}: {value} was seen out of order");
+        }
+        assert_eq!(bench.cached(key), Some(last.clone()));
+        assert_eq!(bench.stored(key).await, Some((last, 0)));
+    }
+}
+
 #[tokio::test]
 async fn rule_10_writers_of_a_key_wait_their_turn() {
     let bench = Bench::new();

@@ -124,7 +124,8 @@ impl DeadLetters {
     pub fn remove(&self, id: u64) -> io::Result<bool> {
         match fs::remove_file(self.path(id)) {
             Ok(()) => {
-                self.count.fetch_sub(1, Relaxed);
+                let less = |count: usize| Some(count.saturating_sub(1));
+                let _ = self.count.fetch_update(Relaxed, Relaxed, less);
                 sync_dir(&self.dir)?;
                 Ok(true)
             }
@@ -135,6 +136,10 @@ impl DeadLetters {
 
     /// Keeps one more, durably.
     pub(super) async fn keep(&self, letter: Letter) -> io::Result<()> {
+        if self.len() >= MOST {
+            // Some may have been dropped from the shell.
+            self.count.store(self.ids()?.len(), Relaxed);
+        }
         if self.len() >= MOST {
             return Err(io::Error::other(format!("there are {MOST} of them already")));
         }
