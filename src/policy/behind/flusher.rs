@@ -48,6 +48,9 @@ pub(super) async fn run(line: Weak<Line>, part: usize) {
         let part = &line.parts[part];
         let mut wake = std::pin::pin!(part.wake.notified());
         wake.as_mut().enable();
+        if line.has_stopped.load(Relaxed) {
+            return;
+        }
         match line.due(part) {
             Due::Idle => drop(tokio::time::timeout(LOOK, wake).await),
             Due::At(at) => {

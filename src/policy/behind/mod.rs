@@ -128,7 +128,7 @@ pub struct Line {
     epochs: Mutex<BTreeMap<u64, usize>>,
     /// Told when an epoch is over, or nothing is flushed any more.
     progress: Notify,
-    /// The journal has failed: nothing is flushed any more.
+    /// The journal has failed, or this is the end: nothing is flushed any more.
     has_stopped: AtomicBool,
     counters: Counters,
 }
@@ -259,6 +259,16 @@ impl Behind {
     pub async fn end(&self, limit: Duration) -> usize {
         let _ = tokio::time::timeout(limit, self.flush()).await;
         self.lines.iter().map(|line| line.records.load(Relaxed)).sum()
+    }
+}
+
+impl Drop for Behind {
+    /// Ends the flushers: what they haven't brought to the stores stays in the journal.
+    fn drop(&mut self) {
+        for line in &self.lines {
+            line.has_stopped.store(true, Relaxed);
+            line.parts.iter().for_each(|part| part.wake.notify_one());
+        }
     }
 }
 
