@@ -4,7 +4,7 @@ mod common;
 #[path = "common/origin.rs"]
 mod origin;
 
-use common::{Raw, Server, eventually};
+use common::{Raw, Server, eventually, expect};
 use origin::{Origin, Script};
 
 /// A store `origin` with these lines, and namespaces `page:` and `item:` over it.
@@ -15,10 +15,6 @@ fn config(origin: &Origin, timeout: &str, more: &str) -> String {
          [[namespace]]\nprefix = 'page:'\nmode = 'read-through'\nstore = 'origin'\n\
          [[namespace]]\nprefix = 'item:'\nmode = 'write-through'\nstore = 'origin'\n"
     )
-}
-
-fn expect(conn: &mut Raw, line: &str, reply: &str) {
-    assert_eq!(conn.ask_line(line).trim_end().replace("\r\n", "|"), reply, "{line}");
 }
 
 fn expect_error(conn: &mut Raw, line: &str, start: &str) {

@@ -6,7 +6,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{Raw, Server, eventually};
+use common::{Raw, Server, eventually, expect};
 
 /// Two stores; `user:` and `order:` as in `config/larder.toml`, `bill:` in the other store.
 const TOML: &str = r#"
@@ -41,10 +41,6 @@ fn toml(dir: &Path) -> String {
 
 fn start(dir: &Path) -> Server {
     Server::start_with_in(dir, &toml(dir), &[])
-}
-
-fn expect(conn: &mut Raw, line: &str, reply: &str) {
-    assert_eq!(conn.ask_line(line).trim_end().replace("\r\n", "|"), reply, "{line}");
 }
 
 fn expect_error(conn: &mut Raw, line: &str, code: &str) {

@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
-use common::{Raw, Server, eventually, signal};
+use common::{Raw, Server, eventually, expect, signal};
 use instance::{PASSWORD, Postgres};
 
 /// The Postgres that tests share while any of them runs: the last one stops it.
@@ -49,10 +49,6 @@ fn store(postgres: &Postgres, name: &str, more: &str) -> String {
 
 fn namespace(prefix: &str, mode: &str, store: &str) -> String {
     format!("[[namespace]]\nprefix = '{prefix}'\nmode = '{mode}'\nstore = '{store}'\n")
-}
-
-fn expect(conn: &mut Raw, line: &str, reply: &str) {
-    assert_eq!(conn.ask_line(line).trim_end().replace("\r\n", "|"), reply, "{line}");
 }
 
 fn expect_error(conn: &mut Raw, line: &str, start: &str) {

@@ -5,7 +5,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{Raw, Redis, Server, eventually, signal};
+use common::{Raw, Redis, Server, eventually, expect, signal};
 
 const PASSWORD: &str = "open-sesame-7f3a";
 
@@ -30,10 +30,6 @@ fn config(redis: &Redis, timeout: &str, more: &str) -> String {
          [[namespace]]\nprefix = 'order:'\nmode = 'write-through'\nstore = 'main'\n\
          [[namespace]]\nprefix = 'user:'\nmode = 'read-through'\nstore = 'main'\nttl = '200ms'\n"
     )
-}
-
-fn expect(conn: &mut Raw, line: &str, reply: &str) {
-    assert_eq!(conn.ask_line(line).trim_end().replace("\r\n", "|"), reply, "{line}");
 }
 
 fn expect_error(conn: &mut Raw, line: &str, start: &str) {

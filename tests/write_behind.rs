@@ -7,7 +7,7 @@ mod writers;
 
 use std::path::Path;
 
-use common::{Raw, Server, encode, eventually};
+use common::{Server, encode, eventually, expect};
 use writers::{kill_and_look, look};
 
 /// Kills; more with `LARDER_KILLS`.
@@ -39,10 +39,6 @@ fn start(dir: &Path) -> Server {
 #[test]
 fn kills_lose_nothing_that_was_acknowledged() {
     kill_and_look(KILLS, start, start);
-}
-
-fn expect(conn: &mut Raw, line: &str, reply: &str) {
-    assert_eq!(conn.ask_line(line).trim_end().replace("\r\n", "|"), reply, "{line}");
 }
 
 #[test]

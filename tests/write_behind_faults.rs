@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Raw, Redis, Server, eventually};
+use common::{Raw, Redis, Server, eventually, expect};
 use instance::{PASSWORD, Postgres};
 use writers::kill_and_look;
 
@@ -90,10 +90,6 @@ fn kills_lose_nothing_while_the_store_acknowledges_late() {
 fn kills_lose_nothing_with_all_of_these_faults_at_once() {
     let all = "fail-every = 3\nhang-every = 4\nhang-for = '50ms'\ndelay = '10ms'";
     kill_and_look(KILLS, faulty(all), faulty(all));
-}
-
-fn expect(conn: &mut Raw, line: &str, reply: &str) {
-    assert_eq!(conn.ask_line(line).trim_end().replace("\r\n", "|"), reply, "{line}");
 }
 
 /// A figure of the namespace of a key, by LARDER.NAMESPACE INFO.

@@ -111,19 +111,20 @@ impl Cache {
         staging: Staging,
         release: &Release,
     ) -> Result<(), ClientError> {
-        let Staging { changes, room, .. } = staging;
+        let Staging { changes, mut room, .. } = staging;
         let Some(turn) = turn.filter(|_| !changes.is_empty()) else { return Ok(()) };
-        let mut room = room;
         let mut staged = last_of_each_key(changes);
         let Some(order) = self.0.order(&staged)? else {
             return self.0.publish(staged, room.as_mut(), release);
         };
-        // RENAME: what is stored somewhere else is safe before the store deletes it here (SEMANTICS 16).
-        if order.changes.iter().all(|(_, change)| matches!(change, store::Change::Delete { .. })) {
-            let (others, ours) = staged.into_iter().partition(|change| !self.0.is_in_order(change));
-            self.0.publish(others, room.as_mut(), release)?;
+        // RENAME: what is written behind is safe before the store deletes it here (SEMANTICS 16).
+        let deletes =
+            |(_, change): &(_, store::Change)| matches!(change, store::Change::Delete { .. });
+        if order.changes.iter().all(deletes) && staged.iter().any(|put| self.0.is_put_behind(put)) {
+            let (first, rest) = staged.into_iter().partition(|put| self.0.is_put_behind(put));
+            self.0.publish(first, room.as_mut(), release)?;
             self.released(release).await?;
-            staged = ours;
+            staged = rest;
         }
         let (sender, answer) = oneshot::channel();
         let work = Settlement { cache: self.0.clone(), turn, staged, room, answer: Some(sender) };
@@ -143,7 +144,7 @@ fn last_of_each_key(staged: Vec<Change>) -> Vec<Change> {
     let mut last: Vec<Change> = Vec::with_capacity(staged.len());
     let mut seen = std::collections::HashSet::new();
     for change in staged.into_iter().rev() {
-        if seen.insert((change.db, Bytes::copy_from_slice(&change.key))) {
+        if seen.insert((change.db, change.key.clone())) {
             last.push(change);
         }
     }
@@ -181,6 +182,12 @@ impl Inner {
     fn is_in_order(&self, change: &Change) -> bool {
         let namespace = self.policies.of(change.db, &change.key);
         namespace.is_some_and(|found| found.writes_to_store() && !is_for_cache(found, change))
+    }
+
+    /// Whether a change gives a key that is written behind a value.
+    fn is_put_behind(&self, change: &Change) -> bool {
+        let namespace = self.policies.of(change.db, &change.key);
+        change.entry.is_some() && namespace.is_some_and(|found| found.write == Write::Behind)
     }
 
     /// What a store is told of a change. It gets a version here: under the stripe, or in the key's turn.
@@ -262,7 +269,7 @@ impl Inner {
         act(&mut Tx::begin(start, hashes.iter().copied()))
     }
 
-    /// The same, where the stripes of all changes are held.
+    /// Brings changes into memory as [`Self::publish`] does, where the stripes of all of them are held.
     fn publish_in(
         &self,
         tx: &mut Tx<'_>,
@@ -302,15 +309,13 @@ impl Inner {
             let namespace = self.policies.of(change.db, &change.key);
             namespace.is_some_and(Namespace::writes_to_store)
         };
-        let keys: Vec<_> = staged.iter().filter(is_written).collect();
-        self.drop_copies(
-            keys.iter().map(|change| (change.db, Bytes::copy_from_slice(&change.key))),
-        );
+        let written = staged.iter().filter(is_written);
+        self.drop_copies(written.map(|change| (change.db, &change.key)));
     }
 
     /// Drops the copy of a key: what is below has something else.
     fn forget_key(&self, db: usize, key: &Bytes) {
-        self.drop_copies([(db, key.clone())].into_iter());
+        self.drop_copies([(db, key)].into_iter());
     }
 
     /// Drops the copies of keys that a store is being told of: by the next start it may have newer values,
@@ -319,9 +324,10 @@ impl Inner {
         self.drop_copies(self.turns.places().into_iter());
     }
 
-    fn drop_copies(&self, keys: impl Iterator<Item = (usize, Bytes)>) {
-        let gone = |(db, key): (usize, Bytes)| {
-            let (hash, key) = (self.memory.hash(&key), StagedKey::from_slice(&key));
+    fn drop_copies<K: AsRef<[u8]>>(&self, keys: impl Iterator<Item = (usize, K)>) {
+        let gone = |(db, key): (usize, K)| {
+            let key = key.as_ref();
+            let (hash, key) = (self.memory.hash(key), StagedKey::from_slice(key));
             Change { db, hash, key, entry: None, is_retiming: false }
         };
         let dropped = self.publish(keys.map(gone).collect(), None, &Release::default());

@@ -191,6 +191,11 @@ pub fn free_port() -> u16 {
     listener.local_addr().expect("bound").port()
 }
 
+/// Asks one line; its reply is this, lines joined by `|`.
+pub fn expect(conn: &mut Raw, line: &str, reply: &str) {
+    assert_eq!(conn.ask_line(line).trim_end().replace("\r\n", "|"), reply, "{line}");
+}
+
 /// Waits until something holds.
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let started = Instant::now();

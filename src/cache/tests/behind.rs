@@ -338,6 +338,25 @@ async fn rule_16_rename_from_a_store_to_the_journal_loses_nothing() {
     assert_eq!(bench.get("b:1").await, some("value"));
 }
 
+/// A DEL of several keys that the store refuses deletes none of them.
+#[tokio::test]
+async fn a_refused_delete_leaves_the_other_keys_alone() {
+    let bench = Ground::new().start();
+    for key in ["w:1", "b:1", "plain"] {
+        bench.set(key, "here").await.unwrap();
+    }
+    bench.faults.fail_next(Op::Apply, 1, down());
+    let keys = ["w:1", "b:1", "plain"];
+    let uses: Vec<_> = keys.iter().map(|key| (*key, Use::Write)).collect();
+    let remove =
+        |tx: &mut Tx<'_>| keys.iter().try_for_each(|key| tx.remove(bench.key(key)).map(drop));
+    let refused = bench.run(0, &uses, remove).await.unwrap_err();
+    assert!(refused.starts_with("STOREDOWN"), "{refused}");
+    for key in keys {
+        assert_eq!(bench.get(key).await, some("here"), "{key}");
+    }
+}
+
 /// SEMANTICS 17: *A dead letter drops the cached copy.*
 #[tokio::test]
 async fn rule_17_a_dead_letter_drops_the_cached_copy() {

@@ -254,8 +254,8 @@ impl Behind {
         Ok(())
     }
 
-    /// The end: all that is unflushed goes to the stores, but for no longer than `limit`, and the journal is
-    /// closed. Says how many changes stay in the journal, for the next start.
+    /// Brings all that is unflushed to the stores, but for no longer than `limit`. Says how many changes stay
+    /// in the journal, for the next start.
     pub async fn end(&self, limit: Duration) -> usize {
         let _ = tokio::time::timeout(limit, self.flush()).await;
         self.lines.iter().map(|line| line.records.load(Relaxed)).sum()
