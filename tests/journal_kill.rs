@@ -18,7 +18,7 @@ use std::{
 use larder::{
     clock::Clock,
     journal::{Effect, Fsync, Journal, Options, Position},
-    store::{Change, Record},
+    store::Change,
     tier::disk::real::Real,
 };
 
@@ -75,14 +75,16 @@ fn child(dir: &Path, round: u64) {
             // What is appended next has this number; it is alone.
             let supersedes = newest.get(&key).copied();
             let sequence = last.or(newest.values().max().copied()).map_or(0, Position::sequence);
-            let record = Record {
-                value: value(sequence).into(),
+            let effect = Effect {
+                db: 0,
+                key: &key,
+                value: Some(&value(sequence)),
+                deadline: 0,
                 version: sequence + 1,
-                ..Record::default()
+                written: 0,
+                supersedes,
             };
-            let change = Change::Put(record);
-            let effect = Effect { db: 0, key: key.clone(), change, supersedes };
-            let position = journal.append(&mut reservation, effect).expect("appended");
+            let position = journal.append(&mut reservation, &effect).expect("appended");
             newest.insert(key.clone(), position);
             let key: u64 = String::from_utf8_lossy(&key[4..]).parse().expect("a number");
             say(&format!("appended {key}"), position.sequence());

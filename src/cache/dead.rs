@@ -7,7 +7,7 @@ use super::{
     release::Release,
     tx::{Change, StagedKey},
 };
-use crate::journal::Journal;
+use crate::{journal::Journal, policy::behind::Update};
 
 /// How long room in the journal is waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -67,7 +67,8 @@ impl Cache {
                 if line.has(&key) {
                     return Ok(Retried::Overtaken);
                 }
-                let position = line.append(&mut room, key.clone(), letter.change)?;
+                let update = Update::of(&key, &letter.change);
+                let position = line.append(&mut room, update, self.clock().now())?;
                 release.wait_for(position);
                 // The copy is of what the store has.
                 let key = StagedKey::from_slice(&key);

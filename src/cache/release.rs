@@ -38,6 +38,13 @@ impl Release {
 }
 
 impl Cache {
+    /// Whether replies may be sent now; where that takes no more than writing to the journal, it is written.
+    pub fn is_released(&self, release: &Release) -> bool {
+        let position = Position::at(release.0.load(Relaxed));
+        release.is_free()
+            || self.policies().behind().is_none_or(|behind| behind.journal().write_here(position))
+    }
+
     /// Waits until replies may be sent, and forgets what there was to wait for.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::{
@@ -23,8 +23,12 @@ use super::{
 use crate::{
     error::ClientError,
     journal::{Journal, JournalError, Reservation},
-    policy::{Namespace, NamespaceStats, TtlMeans, Write, behind::Behind},
-    store::{self, Record, Store, StoreError},
+    policy::{
+        Namespace, NamespaceStats, TtlMeans, Write,
+        behind::{Behind, Update},
+    },
+    store::{self, Store, StoreError},
+    tier::entry::EntryRef,
 };
 
 /// What a command's writes are staged in until it has run.
@@ -172,7 +176,8 @@ impl Inner {
                 let text = "CROSSSTORE the command writes keys of more than one store";
                 return Err(ClientError::new(text));
             }
-            order.changes.push(self.change(namespace, change));
+            // As it is now, whatever its deadline: the client is answered by what the store says.
+            order.changes.push(self.update(namespace, change).change(0));
         }
         Ok(order.map(|(_, order)| order))
     }
@@ -191,22 +196,16 @@ impl Inner {
     }
 
     /// What a store is told of a change. It gets a version here: under the stripe, or in the key's turn.
-    fn change(&self, namespace: &Namespace, change: &Change) -> (Bytes, store::Change) {
+    fn update(&self, namespace: &Namespace, change: &Change) -> Update {
         let version = self.next_version();
-        let Some(entry) = change.entry.as_ref().map(|entry| entry.get()) else {
-            return (Bytes::copy_from_slice(&change.key), store::Change::Delete { version });
+        let Some(entry) = change.entry.as_ref().map(EntryRef::get) else {
+            return Update::delete(&change.key, version);
         };
-        // One allocation for both: they live and go together.
-        let mut both = BytesMut::with_capacity(change.key.len() + entry.value().len());
-        both.extend_from_slice(&change.key);
-        both.extend_from_slice(entry.value());
-        let mut value = both.freeze();
-        let key = value.split_to(change.key.len());
         let deadline = match namespace.ttl_means {
             TtlMeans::Data => entry.deadline(),
             TtlMeans::Cache => 0,
         };
-        (key, store::Change::Put(Record { value, deadline, version, fresh_for: None }))
+        Update::put(entry, deadline, version)
     }
 
     /// Puts what the attempt has staged into the journal and then into memory, while its stripes are held:
@@ -288,8 +287,7 @@ impl Inner {
                     && !is_for_cache(namespace, &change)
                     && failed.is_none()
                 {
-                    let (key, told) = self.change(namespace, &change);
-                    match line.append(room, key, told) {
+                    match line.append(room, self.update(namespace, &change), tx.now()) {
                         Ok(position) => release.wait_for(position),
                         // What the journal has of the others nobody knows: no copy may stay.
                         Err(why) => (failed, is_kept) = (Some(why.client_error()), false),

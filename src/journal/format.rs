@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::{Effect, Position};
 use crate::store::{Change, MAX_KEY, Record};
 
 /// The first bytes of a segment.
@@ -181,14 +182,19 @@ pub fn size(key_len: usize, value_len: usize) -> Option<u32> {
 }
 
 impl Head {
-    /// The head of an effect.
-    pub fn of(change: &Change, key_len: u32) -> Self {
-        let (kind, deadline, value_len) = match change {
-            Change::Put(record) => (Kind::Put, record.deadline, record.value.len() as u32),
-            Change::Delete { .. } => (Kind::Delete, 0, 0),
-        };
-        let version = change.version();
-        Self { deadline, version, key_len, ..Self::bare(kind, value_len) }
+    /// The head of an effect. Its lengths fit ([`size`]).
+    pub fn of(effect: &Effect<'_>, sequence: u64) -> Self {
+        let kind = if effect.value.is_some() { Kind::Put } else { Kind::Delete };
+        Self {
+            db: effect.db,
+            sequence,
+            version: effect.version,
+            deadline: effect.deadline,
+            written: effect.written,
+            supersedes: effect.supersedes.map_or(0, Position::sequence),
+            key_len: effect.key.len() as u32,
+            ..Self::bare(kind, effect.value.map_or(0, <[u8]>::len) as u32)
+        }
     }
 
     /// The head of a record that is no effect.
@@ -287,6 +293,11 @@ impl Head {
     }
 }
 
+/// Bytes of the records that acknowledge so many effects, at most.
+pub fn size_of_runs(effects: usize) -> u64 {
+    (effects.div_ceil(MAX_RUNS) * HEAD + effects * RUN) as u64
+}
+
 /// Runs of sorted numbers, first and last of each.
 pub fn runs(sorted: &[u64]) -> Vec<(u64, u64)> {
     let mut runs: Vec<(u64, u64)> = Vec::new();
@@ -336,7 +347,16 @@ mod tests {
         }
         let put =
             Change::Put(Record { value: "value".into(), deadline: 4, version: 6, fresh_for: None });
-        let head = Head { db: 300, sequence: 7, written: 2, supersedes: 1, ..Head::of(&put, 3) };
+        let effect = Effect {
+            db: 300,
+            key: b"key",
+            value: Some(b"value"),
+            deadline: 4,
+            version: 6,
+            written: 2,
+            supersedes: Some(Position::at(1)),
+        };
+        let head = Head::of(&effect, 7);
         let mut bytes = head.encode(11, 13);
         assert_eq!(Head::decode(&bytes, 11), Ok((head, 13)));
         assert_eq!(Head::decode(&bytes, 12), Err(Defect::Head));

@@ -3,6 +3,10 @@
 //! The same changes make it when records are written and when they are read again at a start, in the
 //! same order; so what a start finds is what the last run knew. Segments go from the oldest on only:
 //! then a record that ends another one (by superseding or acknowledging it) is there as long as that one.
+//!
+//! Effects are written in the order of their sequence numbers, without gaps, so a segment needs no map: it
+//! has a slot for each of its effects from its first live one on. The few that stand elsewhere (copies,
+//! and what a damaged journal has left) are in a map.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -40,58 +44,187 @@ pub struct Segment {
     pub len: u64,
     /// How many of its records the store doesn't have.
     pub live: u64,
+    effects: Run,
+}
+
+impl Segment {
+    /// One of which nothing is known to be live yet.
+    pub fn new(id: u64, path: PathBuf, file: Arc<dyn File>, salt: u64, len: u64) -> Self {
+        Self { id, path, file, salt, len, live: 0, effects: Run::default() }
+    }
+
+    fn place(&self, slot: Slot) -> Place {
+        let Slot { at, len, written } = slot;
+        Place { segment: self.id, at: u64::from(at), len, written }
+    }
+}
+
+/// The effects of a segment that stand in their order; the first is live.
+#[derive(Default)]
+struct Run {
+    /// The sequence number of the first. It isn't below those of the segments before, also where there is none.
+    first: u64,
+    slots: VecDeque<Slot>,
+}
+
+/// An effect's record in its segment.
+#[derive(Clone, Copy)]
+struct Slot {
+    at: u32,
+    /// 0: it is over.
+    len: u32,
+    written: u64,
+}
+
+impl Run {
+    fn end(&self) -> u64 {
+        self.first + self.slots.len() as u64
+    }
+
+    fn slot(&self, sequence: u64) -> Option<Slot> {
+        let index = sequence.checked_sub(self.first)?;
+        self.slots.get(usize::try_from(index).ok()?).copied().filter(|slot| slot.len != 0)
+    }
+
+    /// Whether the next effect may stand behind them.
+    fn takes(&self, sequence: u64) -> bool {
+        self.slots.is_empty() || self.end() == sequence
+    }
+
+    fn push(&mut self, sequence: u64, slot: Slot) {
+        if self.slots.is_empty() {
+            self.first = sequence;
+        }
+        self.slots.push_back(slot);
+    }
+
+    /// Ends those of these that are live, and gives back how many and their bytes.
+    fn end_all(&mut self, sequences: &RangeInclusive<u64>) -> (u64, u64) {
+        let from = (*sequences.start()).max(self.first);
+        let until = sequences.end().saturating_add(1).min(self.end());
+        let (mut count, mut bytes) = (0, 0);
+        for sequence in from..until {
+            let slot = &mut self.slots[(sequence - self.first) as usize];
+            count += u64::from(slot.len != 0);
+            bytes += u64::from(std::mem::take(&mut slot.len));
+        }
+        while self.slots.front().is_some_and(|slot| slot.len == 0) {
+            self.slots.pop_front();
+            self.first += 1;
+        }
+        (count, bytes)
+    }
+
+    fn live(&self) -> impl Iterator<Item = (u64, Slot)> {
+        (self.first..).zip(self.slots.iter().copied()).filter(|(_, slot)| slot.len != 0)
+    }
 }
 
 /// What the store doesn't have yet.
 #[derive(Default)]
 pub struct Ledger {
-    live: BTreeMap<u64, Place>,
-    live_bytes: u64,
     segments: VecDeque<Segment>,
+    /// Those that stand out of order, wherever they are.
+    others: BTreeMap<u64, Place>,
+    /// The number that follows the highest that was put.
+    next: u64,
+    live: u64,
+    live_bytes: u64,
 }
 
 impl Ledger {
     /// A new segment, in which records stand from now on.
-    pub fn begin(&mut self, segment: Segment) {
+    pub fn begin(&mut self, mut segment: Segment) {
+        segment.effects.first = self.next;
         self.segments.push_back(segment);
+    }
+
+    /// The index of the segment that has this effect, if one has it in order.
+    fn index_of(&self, sequence: u64) -> usize {
+        let behind = self.segments.partition_point(|segment| segment.effects.first <= sequence);
+        behind.saturating_sub(1)
     }
 
     /// An effect has got this place; one that it supersedes is ended. Gives back the bytes that are
     /// unacknowledged no more.
     pub fn put(&mut self, sequence: u64, place: Place, supersedes: u64) -> u64 {
+        let mut freed = 0;
+        if !self.put_in_order(sequence, place) {
+            freed += self.end(sequence..=sequence);
+            self.others.insert(sequence, place);
+        }
+        self.next = self.next.max(sequence + 1);
         if let Some(segment) = self.segment_mut(place.segment) {
             segment.live += 1;
         }
+        self.live += 1;
         self.live_bytes += u64::from(place.len);
-        let before = self.live.insert(sequence, place).map_or(0, |before| self.left(before));
-        before + if supersedes < sequence { self.end(supersedes..=supersedes) } else { 0 }
+        if supersedes != 0 && supersedes < sequence {
+            freed += self.end(supersedes..=supersedes);
+        }
+        freed
+    }
+
+    /// Puts an effect behind those of the newest segment, if that is its place in the order.
+    fn put_in_order(&mut self, sequence: u64, place: Place) -> bool {
+        let Place { at, len, written, .. } = place;
+        let (Ok(at), true) = (u32::try_from(at), sequence >= self.next && len > 0) else {
+            return false;
+        };
+        let newest = self.segments.back_mut().filter(|newest| newest.id == place.segment);
+        let Some(newest) = newest.filter(|newest| newest.effects.takes(sequence)) else {
+            return false;
+        };
+        newest.effects.push(sequence, Slot { at, len, written });
+        true
     }
 
     /// The store has these. Gives back their bytes.
     pub fn end(&mut self, sequences: RangeInclusive<u64>) -> u64 {
-        let mut bytes = 0;
-        while let Some((&sequence, _)) = self.live.range(sequences.clone()).next() {
-            bytes += self.live.remove(&sequence).map_or(0, |place| self.left(place));
+        let mut freed = 0;
+        let from = self.index_of(*sequences.start());
+        for segment in self.segments.range_mut(from..) {
+            if segment.effects.first > *sequences.end() {
+                break;
+            }
+            let (count, bytes) = segment.effects.end_all(&sequences);
+            segment.live -= count;
+            self.live -= count;
+            freed += bytes;
         }
-        bytes
-    }
-
-    fn left(&mut self, place: Place) -> u64 {
-        if let Some(segment) = self.segment_mut(place.segment) {
-            segment.live = segment.live.saturating_sub(1);
+        while let Some((&sequence, _)) = self.others.range(sequences.clone()).next() {
+            let Some(place) = self.others.remove(&sequence) else { break };
+            if let Some(segment) = self.segment_mut(place.segment) {
+                segment.live -= 1;
+            }
+            self.live -= 1;
+            freed += u64::from(place.len);
         }
-        self.live_bytes -= u64::from(place.len);
-        u64::from(place.len)
+        self.live_bytes -= freed;
+        freed
     }
 
     /// Where an effect stands that the store doesn't have.
     pub fn place(&self, sequence: u64) -> Option<Place> {
-        self.live.get(&sequence).copied()
+        let segment = self.segments.get(self.index_of(sequence));
+        let found = segment.and_then(|found| Some(found.place(found.effects.slot(sequence)?)));
+        found.or_else(|| self.others.get(&sequence).copied())
     }
 
     /// All of them, in their order.
-    pub fn live(&self) -> impl ExactSizeIterator<Item = (u64, Place)> {
-        self.live.iter().map(|(sequence, place)| (*sequence, *place))
+    pub fn all(&self) -> Vec<(u64, Place)> {
+        let mut all: Vec<_> = self.others.iter().map(|(at, place)| (*at, *place)).collect();
+        for segment in &self.segments {
+            let place = |(sequence, slot)| (sequence, segment.place(slot));
+            all.extend(segment.effects.live().map(place));
+        }
+        all.sort_unstable_by_key(|(sequence, _)| *sequence);
+        all
+    }
+
+    /// How many they are.
+    pub fn live(&self) -> u64 {
+        self.live
     }
 
     /// The bytes of their records.
@@ -101,7 +234,9 @@ impl Ledger {
 
     /// When the oldest of them was appended.
     pub fn oldest(&self) -> Option<u64> {
-        self.live.first_key_value().map(|(_, place)| place.written)
+        let first = |segment: &Segment| segment.effects.slots.front().map(|slot| slot.written);
+        let others = self.others.first_key_value().map(|(_, place)| place.written);
+        self.segments.iter().find_map(first).into_iter().chain(others).min()
     }
 
     /// A segment by its number.
@@ -159,8 +294,7 @@ mod tests {
         let mut ledger = Ledger::default();
         for id in [3, 4] {
             let file = Memory::new().open(Path::new("x"), false).expect("opens");
-            let path = PathBuf::new();
-            ledger.begin(Segment { id, path, file, salt: 0, len: 100, live: 0 });
+            ledger.begin(Segment::new(id, PathBuf::new(), file, 0, 100));
         }
         ledger
     }
@@ -175,7 +309,7 @@ mod tests {
         assert_eq!(ledger.put(1, at(3, 10), 0), 0);
         assert_eq!(ledger.put(2, at(3, 20), 0), 0);
         assert_eq!(ledger.put(3, at(4, 30), 1), 10);
-        assert_eq!((ledger.live_bytes(), ledger.live().count()), (50, 2));
+        assert_eq!((ledger.live_bytes(), ledger.live()), (50, 2));
         assert_eq!(ledger.oldest_segment().map(|segment| segment.live), Some(1));
         // Written again, elsewhere.
         assert_eq!(ledger.put(2, at(4, 20), 0), 20);
@@ -185,5 +319,71 @@ mod tests {
         assert_eq!((ledger.live_bytes(), ledger.oldest()), (0, None));
         ledger.remove_oldest();
         assert!(ledger.oldest_segment().is_none() && ledger.segment(3).is_none());
+    }
+
+    #[test]
+    fn it_knows_what_a_map_of_all_effects_would() {
+        let mut ledger = ledger();
+        let mut map: BTreeMap<u64, Place> = BTreeMap::new();
+        let mut seed = 0x9E37_79B9_7F4A_7C15;
+        let mut random = |below: u64| {
+            seed = crate::tier::shelf::next_random(seed);
+            (seed >> 33) % below
+        };
+        let (mut next, mut newest) = (1_u64, 4);
+        for step in 0..5_000 {
+            let place = Place { segment: newest, at: 64 + step, len: 10, written: step };
+            let some = next.saturating_sub(1 + random(40));
+            let ended: Vec<u64> = match random(20) {
+                0 => {
+                    newest += 1;
+                    let file = Memory::new().open(Path::new("x"), false).expect("opens");
+                    ledger.begin(Segment::new(newest, PathBuf::new(), file, 0, 0));
+                    Vec::new()
+                }
+                // A copy of one that is live, or one behind a gap.
+                1 if map.contains_key(&some) => {
+                    assert_eq!(ledger.put(some, place, 0), 10);
+                    map.insert(some, place);
+                    Vec::new()
+                }
+                1 => {
+                    next += random(3);
+                    Vec::new()
+                }
+                2..5 => {
+                    let until = some + random(10);
+                    let over = map.range(some..=until).count() as u64;
+                    assert_eq!(ledger.end(some..=until), 10 * over);
+                    (some..=until).collect()
+                }
+                _ => {
+                    let freed = if some > 0 && map.contains_key(&some) { 10 } else { 0 };
+                    assert_eq!(ledger.put(next, place, some), freed);
+                    map.insert(next, place);
+                    next += 1;
+                    vec![some]
+                }
+            };
+            map.retain(|sequence, _| !ended.contains(sequence));
+            assert_eq!(ledger.place(some), map.get(&some).copied());
+            assert_eq!(
+                (ledger.live(), ledger.live_bytes()),
+                (map.len() as u64, 10 * map.len() as u64)
+            );
+            while ledger.oldest_segment().is_some_and(|oldest| oldest.live == 0) {
+                ledger.remove_oldest();
+            }
+            if step % 100 == 0 {
+                assert!(ledger.all().into_iter().eq(map.clone()));
+                for segment in ledger.segments() {
+                    let live = map.values().filter(|place| place.segment == segment.id).count();
+                    assert_eq!(segment.live, live as u64);
+                }
+                let oldest = map.first_key_value().map(|(_, place)| place.written);
+                // A copy says when it was appended first; here it says when it was copied.
+                assert!(ledger.oldest().is_some() == oldest.is_some());
+            }
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The journal of write-behind: what was acknowledged to a client and isn't in the store yet.
 //!
 //! An *effect* (a value for a key, or its end) gets its *position* in the one order of effects while the
-//! stripes of its keys are held ([`Journal::append`]: no disk, no waiting). A thread writes effects in
+//! stripes of its keys are held ([`Journal::append`]: no disk, no waiting). Effects are written in
 //! that order, whole batches at a time, and one sync serves all who wait for its effects
 //! ([`Journal::synced`]: group commit). When the store has an effect, or a newer one of its key is here,
 //! it is over ([`Journal::acknowledge`], [`Effect::supersedes`]); a segment of which all are over goes. A
@@ -68,7 +68,6 @@ mod writer;
 
 use std::{fmt, io, path::PathBuf, sync::Arc, thread, time::Duration};
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 
 pub use figures::Figures;
@@ -79,7 +78,6 @@ pub use room::Reservation;
 use crate::{
     clock::Clock,
     error::{ClientError, Error},
-    store::Change,
     tier::disk::Disk,
 };
 use room::Room;
@@ -207,14 +205,20 @@ impl Position {
 }
 
 /// What happens to a key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Effect {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Effect<'a> {
     /// The database of the key.
     pub db: u16,
     /// The key, at most [`crate::store::MAX_KEY`] bytes.
-    pub key: Bytes,
-    /// What it holds from now on. The bytes stay referred to until they are written.
-    pub change: Change,
+    pub key: &'a [u8],
+    /// What it holds from now on; `None`: it is gone.
+    pub value: Option<&'a [u8]>,
+    /// When that ends, unix milliseconds; 0: never.
+    pub deadline: u64,
+    /// The version of the change.
+    pub version: u64,
+    /// Now, unix milliseconds.
+    pub written: u64,
     /// The unacknowledged effect of the same key that this one takes the place of: it is over as soon as
     /// this one is in the journal, its room is free again, and acknowledging it does nothing. It needs no
     /// acknowledgement, but one that is under way does no harm.
@@ -238,7 +242,8 @@ pub struct Effect {
 /// Dropping the journal closes it.
 pub struct Journal {
     shared: Arc<Shared>,
-    writer: Mutex<Option<thread::JoinHandle<()>>>,
+    writer: Arc<Mutex<Writer>>,
+    thread: Mutex<Option<thread::JoinHandle<()>>>,
 }
 
 impl Journal {
@@ -264,9 +269,11 @@ impl Journal {
         let shared = Arc::new(Shared::new(options, clock, room, next, ceiling));
         let data_dir = |(path, why): (PathBuf, io::Error)| Error::DataDir(path, why.to_string());
         let writer = Writer::new(shared.clone(), disk, recovered).map_err(data_dir)?;
-        let thread =
-            thread::Builder::new().name("larder-journal".into()).spawn(move || writer.run())?;
-        Ok((Self { shared, writer: Mutex::new(Some(thread)) }, replay))
+        let writer = Arc::new(Mutex::new(writer));
+        let (its, all) = (writer.clone(), shared.clone());
+        let run = move || writer::run(&its, &all);
+        let thread = thread::Builder::new().name("larder-journal".into()).spawn(run)?;
+        Ok((Self { shared, writer, thread: Mutex::new(Some(thread)) }, replay))
     }
 
     /// The bytes that an effect takes of a reservation.
@@ -301,8 +308,9 @@ impl Journal {
     }
 
     /// Takes an effect in, and decides its place in the order. Doesn't block: it may be called while
-    /// stripes are held. It is written when somebody waits for it ([`Journal::synced`]), or with others. A reservation serves several effects; one that costs more than is left of it takes
-    /// the rest over the limit.
+    /// stripes are held. It is written when somebody waits for it ([`Journal::synced`]), or with others. A
+    /// reservation serves several effects; one that costs more than is left of it takes the rest over the
+    /// limit.
     ///
     /// # Errors
     /// [`JournalError::Poisoned`], [`JournalError::Closed`], [`JournalError::TooLarge`]: nothing was taken in.
@@ -312,18 +320,15 @@ impl Journal {
     pub fn append(
         &self,
         reservation: &mut Reservation,
-        effect: Effect,
+        effect: &Effect<'_>,
     ) -> Result<Position, JournalError> {
         debug_assert!(reservation.is_of(&self.shared.room), "the reservation is of this journal");
-        let value_len = match &effect.change {
-            Change::Put(record) => record.value.len(),
-            Change::Delete { .. } => 0,
-        };
+        let value_len = effect.value.map_or(0, <[u8]>::len);
         let Some(cost) = format::size(effect.key.len(), value_len) else {
             let bytes = Self::cost(effect.key.len(), value_len);
             return Err(JournalError::TooLarge { bytes, limit: u64::from(u32::MAX) });
         };
-        let position = self.shared.append(effect, self.shared.clock.now())?;
+        let position = self.shared.append(effect)?;
         reservation.spend(u64::from(cost));
         Ok(position)
     }
@@ -336,11 +341,23 @@ impl Journal {
     /// [`JournalError::Poisoned`] if it isn't durable and never will be known to be; an effect that was
     /// durable before the journal failed stays so. [`JournalError::Closed`] if its writer is gone.
     pub async fn synced(&self, position: Position) -> Result<(), JournalError> {
-        if !self.is_synced(position) {
-            // Appending wakes nobody, so that a pipeline's effects are written together.
+        // Appending wakes nobody, so that a pipeline's effects are written together.
+        if !self.write_here(position) {
             self.shared.rouse();
         }
         self.shared.durable.wait(position.0).await
+    }
+
+    /// Writes what was taken in, if that alone makes an effect durable and takes no longer than writing:
+    /// nobody is at it, and the segment has room. Whether the effect is durable. It spares those who wait
+    /// for it two wakes of a thread.
+    pub fn write_here(&self, position: Position) -> bool {
+        if !self.is_synced(position)
+            && let Some(mut writer) = self.writer.try_lock()
+        {
+            writer.write_here();
+        }
+        self.is_synced(position)
     }
 
     /// Whether an effect is durable by the policy.
@@ -409,7 +426,7 @@ impl Journal {
     /// [`JournalError::Poisoned`] if the journal has failed.
     pub fn close(&self) -> Result<(), JournalError> {
         self.shared.close();
-        if let Some(thread) = self.writer.lock().take() {
+        if let Some(thread) = self.thread.lock().take() {
             // A panic of it has poisoned the journal.
             let _ = thread.join();
         }

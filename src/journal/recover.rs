@@ -119,7 +119,7 @@ pub(super) fn recover(options: &Options, disk: &dyn Disk) -> Result<Recovered, E
 
 impl Recovery<'_> {
     fn finish(mut self) -> Recovered {
-        self.report.records = self.ledger.live().len() as u64;
+        self.report.records = self.ledger.live();
         self.report.bytes = self.ledger.live_bytes();
         let previous_len = self.ledger.newest().map_or(0, |segment| segment.len);
         let id = self.last_id.map_or(1, |id| id + 1);
@@ -161,19 +161,11 @@ impl Recovery<'_> {
         let sane = |head: &SegmentHead| head.id == id && (1..MAX_NUMBER).contains(&head.next);
         let Some(head) = head.filter(sane) else {
             self.damage(&path, 0, size, "it doesn't begin as a segment")?;
-            self.ledger.begin(Segment { id, path, file, salt: 0, len: size, live: 0 });
+            self.ledger.begin(Segment::new(id, path, file, 0, size));
             return Ok(());
         };
         self.follows(&path, &head)?;
-        let segment = Segment {
-            id,
-            path: path.clone(),
-            file: file.clone(),
-            salt: head.salt,
-            len: 0,
-            live: 0,
-        };
-        self.ledger.begin(segment);
+        self.ledger.begin(Segment::new(id, path.clone(), file.clone(), head.salt, 0));
         let len = self.records(Open { path, file, size, head, is_newest })?;
         self.ledger.grow(len);
         Ok(())

@@ -41,7 +41,7 @@ struct Source {
 
 impl Replay {
     pub(super) fn new(recovered: &Recovered) -> Self {
-        let places: Vec<(u64, Place)> = recovered.ledger.live().collect();
+        let places = recovered.ledger.all();
         let source = |segment: &super::ledger::Segment| Source {
             path: segment.path.clone(),
             file: segment.file.clone(),

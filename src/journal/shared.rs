@@ -1,7 +1,6 @@
 //! What the journal's users and its writer share: the effects that wait to be written.
 
 use std::{
-    collections::VecDeque,
     mem,
     sync::{
         Arc,
@@ -13,19 +12,88 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 
 use super::{
-    Effect, JournalError, Options, Position, figures::Counters, room::Room, watermark::Watermark,
+    Effect, JournalError, Options, Position,
+    figures::Counters,
+    format::{HEAD, Head},
+    room::Room,
+    watermark::Watermark,
 };
 use crate::clock::Clock;
 
-/// Room for items that is kept between batches.
-const KEPT: usize = 64 * 1024;
+/// Room for items and for their bytes that is kept between batches.
+const KEPT: (usize, usize) = (64 * 1024, 4 * 1024 * 1024);
 
-/// What the writer is told, in the order in which it is to be written.
-pub(super) enum Item {
-    /// An effect, and when it was appended.
-    Append(u64, Effect, u64),
+/// What is to be written, in its order.
+#[derive(Default)]
+pub(super) struct Batch {
+    items: Vec<Item>,
+    /// Key and value of each effect, one after the other.
+    bodies: Vec<u8>,
+    /// How many of the items, and of their bytes, are done.
+    done: (usize, usize),
+    /// What all of it takes at most in a segment, in bytes.
+    size: u64,
+}
+
+enum Item {
+    Effect(Head),
+    Acknowledge(Vec<Position>),
+}
+
+/// The next of a batch.
+pub(super) enum Next<'a> {
+    /// An effect: its head, and key and value.
+    Effect(Head, &'a [u8]),
     /// The store has these.
     Acknowledge(Vec<Position>),
+}
+
+impl Batch {
+    fn push(&mut self, effect: &Effect<'_>, sequence: u64) {
+        let head = Head::of(effect, sequence);
+        self.size += HEAD as u64 + head.body_len();
+        self.items.push(Item::Effect(head));
+        self.bodies.extend_from_slice(effect.key);
+        self.bodies.extend_from_slice(effect.value.unwrap_or_default());
+    }
+
+    /// The next item, which is done then.
+    pub fn next(&mut self) -> Option<Next<'_>> {
+        let (item, body) = self.done;
+        let next = match self.items.get_mut(item)? {
+            Item::Acknowledge(positions) => Next::Acknowledge(mem::take(positions)),
+            Item::Effect(head) => {
+                let end = body + head.body_len() as usize;
+                self.done.1 = end;
+                Next::Effect(*head, &self.bodies[body..end])
+            }
+        };
+        self.done.0 += 1;
+        Some(next)
+    }
+
+    /// Whether all of it is done.
+    pub fn is_done(&self) -> bool {
+        self.done.0 == self.items.len()
+    }
+
+    /// Whether some of what isn't done is an effect.
+    pub fn has_effects(&self) -> bool {
+        self.items[self.done.0..].iter().any(|item| matches!(item, Item::Effect(_)))
+    }
+
+    /// What all of it takes at most in a segment, in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn clear(&mut self) {
+        self.items.clear();
+        self.items.shrink_to(KEPT.0);
+        self.bodies.clear();
+        self.bodies.shrink_to(KEPT.1);
+        (self.done, self.size) = ((0, 0), 0);
+    }
 }
 
 pub(super) struct Shared {
@@ -44,9 +112,11 @@ pub(super) struct Shared {
 }
 
 struct Pending {
-    items: VecDeque<Item>,
+    batch: Batch,
     /// The sequence number of the next effect.
     next: u64,
+    /// The writer's thread has something to do that isn't here.
+    is_due: bool,
     closed: bool,
     failed: Option<JournalError>,
 }
@@ -56,13 +126,6 @@ pub(super) enum Wait {
     No,
     For(Duration),
     Forever,
-}
-
-/// What the writer got.
-pub(super) struct Taken {
-    /// The ceiling that is asked for.
-    pub ceiling: u64,
-    pub closed: bool,
 }
 
 impl Shared {
@@ -76,8 +139,9 @@ impl Shared {
             ceiling: Watermark::new(ceiling),
             wanted: AtomicU64::new(ceiling),
             pending: Mutex::new(Pending {
-                items: VecDeque::new(),
+                batch: Batch::default(),
                 next,
+                is_due: false,
                 closed: false,
                 failed: None,
             }),
@@ -86,24 +150,20 @@ impl Shared {
     }
 
     /// Takes an effect in: its place in the order is decided here.
-    pub fn append(&self, effect: Effect, now: u64) -> Result<Position, JournalError> {
-        let version = effect.change.version();
-        let sequence = {
-            let mut pending = self.pending.lock();
-            pending.check()?;
-            let sequence = pending.next;
-            pending.next += 1;
-            pending.items.push_back(Item::Append(sequence, effect, now));
-            self.raise_wanted(version);
-            sequence
-        };
+    pub fn append(&self, effect: &Effect<'_>) -> Result<Position, JournalError> {
+        let mut pending = self.pending.lock();
+        pending.check()?;
+        let sequence = pending.next;
+        pending.next += 1;
+        pending.batch.push(effect, sequence);
+        self.raise_wanted(effect.version);
         Ok(Position(sequence))
     }
 
-    /// Has what was taken in written, if the writer sleeps.
+    /// Has the writer's thread take a turn, if it sleeps.
     pub fn rouse(&self) {
-        // Under the lock, so that a writer that is about to sleep doesn't miss it.
-        drop(self.pending.lock());
+        // Under the lock, so that one that is about to sleep doesn't miss it.
+        self.pending.lock().is_due = true;
         self.wake.notify_one();
     }
 
@@ -113,7 +173,8 @@ impl Shared {
             if pending.check().is_err() {
                 return;
             }
-            pending.items.push_back(Item::Acknowledge(positions));
+            pending.batch.size += super::format::size_of_runs(positions.len());
+            pending.batch.items.push(Item::Acknowledge(positions));
         }
         self.wake.notify_one();
     }
@@ -139,13 +200,18 @@ impl Shared {
         }
     }
 
-    /// Waits for something to write, and takes all of it. `ceiling` is the one that is written already.
-    pub fn take(&self, items: &mut VecDeque<Item>, ceiling: u64, wait: &Wait) -> Taken {
+    /// Waits for something to do, beyond the ceiling that is written already. Says whether anything is taken
+    /// in any more, or `None` if the journal has failed.
+    pub fn wait(&self, ceiling: u64, wait: &Wait) -> Option<bool> {
         let mut pending = self.pending.lock();
         let idle = |pending: &Pending| {
-            pending.items.is_empty() && !pending.closed && self.wanted.load(Relaxed) <= ceiling
+            pending.batch.items.is_empty()
+                && !pending.is_due
+                && !pending.closed
+                && pending.failed.is_none()
+                && self.wanted.load(Relaxed) <= ceiling
         };
-        while items.is_empty() && idle(&pending) {
+        while idle(&pending) {
             match wait {
                 Wait::No => break,
                 Wait::For(time) => {
@@ -156,16 +222,15 @@ impl Shared {
                 Wait::Forever => self.wake.wait(&mut pending),
             }
         }
-        if items.is_empty() {
-            if items.capacity() > KEPT {
-                *items = VecDeque::new();
-            }
-            mem::swap(items, &mut pending.items);
-        }
-        Taken {
-            ceiling: self.wanted.load(Relaxed),
-            closed: pending.closed && pending.items.is_empty(),
-        }
+        pending.is_due = false;
+        pending.failed.is_none().then_some(!pending.closed)
+    }
+
+    /// Takes all that there is to write, in exchange for a batch that is done. Says which ceiling is asked for.
+    pub fn take(&self, batch: &mut Batch) -> u64 {
+        batch.clear();
+        mem::swap(batch, &mut self.pending.lock().batch);
+        self.wanted.load(Relaxed)
     }
 
     /// Nothing is taken in any more; what was is still written.
@@ -187,8 +252,9 @@ impl Shared {
         let dropped = {
             let mut pending = self.pending.lock();
             pending.failed.get_or_insert_with(|| error.clone());
-            mem::take(&mut pending.items)
+            mem::take(&mut pending.batch)
         };
+        self.wake.notify_one();
         drop(dropped);
         // The room first: whoever has heard of the failure gets none any more.
         self.room.close();

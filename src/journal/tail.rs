@@ -7,7 +7,7 @@ use crate::tier::disk::File;
 
 /// Bytes that are gathered for one write.
 const WRITE: usize = 1024 * 1024;
-/// Values from this length on are written from where they are.
+/// Bodies from this length on are written from where they are.
 const LONG: usize = 128 * 1024;
 
 /// A segment that grows.
@@ -41,19 +41,17 @@ impl Tail {
     }
 
     /// Adds a record; gives its place.
-    pub fn put(&mut self, head: &Head, key: &[u8], value: &[u8]) -> io::Result<u64> {
+    pub fn put(&mut self, head: &Head, body: &[u8]) -> io::Result<u64> {
         let at = self.len();
         let mut sum = format::checksum(self.salt);
-        sum.update(key);
-        sum.update(value);
+        sum.update(body);
         self.buffer.extend_from_slice(&head.encode(self.salt, sum.finalize()));
-        self.buffer.extend_from_slice(key);
-        if value.len() >= LONG {
+        if body.len() >= LONG {
             self.flush()?;
-            self.file.write_at(value, self.written)?;
-            self.written += value.len() as u64;
+            self.file.write_at(body, self.written)?;
+            self.written += body.len() as u64;
         } else {
-            self.buffer.extend_from_slice(value);
+            self.buffer.extend_from_slice(body);
         }
         if self.buffer.len() >= WRITE {
             self.flush()?;

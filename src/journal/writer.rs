@@ -1,42 +1,53 @@
-//! The thread that writes: batches in the order of sequence numbers, one sync for each, and between them
-//! what keeps the directory small.
+//! What writes: batches in the order of sequence numbers, one sync for each, and between them what keeps
+//! the directory small.
 //!
-//! It alone has the ledger and the files. It ends at the first write or sync that fails: what the system
-//! then has of the file nobody knows, and asking again would be answered with a success that means
-//! nothing ("fsyncgate", 2018).
+//! It alone has the ledger and the files. A thread has it take turns ([`run`]). Where effects needn't be
+//! synced before they are acknowledged, whoever waits for them writes them, if only that is to be done
+//! ([`Writer::write_here`]): a thread to wake and to be woken by costs several times what the write does.
+//!
+//! It stops at the first write or sync that fails: what the system then has of the file nobody knows, and
+//! asking again would be answered with a success that means nothing ("fsyncgate", 2018).
 
-use std::{collections::VecDeque, io, mem, sync::Arc, sync::atomic::Ordering::Relaxed, thread};
-use std::{path::PathBuf, time::Duration};
+use std::{
+    io, mem,
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    thread,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
 
 use super::{
-    Effect, Fsync, Position,
+    Fsync, Position,
     format::{self, HEAD, Head, Kind, MAX_RUNS, SegmentHead},
     ledger::{Ledger, Segment},
     recover::{self, Recovered},
     scan::{self, Scanner, Step},
-    shared::{Item, Shared, Wait},
+    shared::{Batch, Next, Shared, Wait},
     tail::Tail,
 };
 use crate::{
     clock,
-    store::Change,
     tier::{disk::Disk, log::random},
 };
 
 /// Bytes of records that one sync is for, about, so that the first don't wait for too many others.
 const BATCH: u64 = 16 * 1024 * 1024;
+/// Bytes that those who wait for them write: the system takes as many at once.
+const HERE: u64 = 256 * 1024;
 /// Bytes of an old segment that are looked at between two batches.
 const COMPACT: u64 = 1024 * 1024;
 /// Milliseconds until an old segment that couldn't be read or removed is tried again.
 const PAUSE: u64 = 10_000;
 
-/// The state of the thread.
+/// What is written, and where.
 pub(super) struct Writer {
     shared: Arc<Shared>,
     disk: Arc<dyn Disk>,
     ledger: Ledger,
     tail: Tail,
-    batch: VecDeque<Item>,
+    batch: Batch,
     /// The sequence number of the next effect that is written.
     next: u64,
     /// The ceiling that is written.
@@ -45,18 +56,40 @@ pub(super) struct Writer {
     synced_at: u64,
     compaction: Option<Scanner>,
     paused_until: u64,
+    /// Effects, and bytes of all kinds, that were written.
+    written: (u64, u64),
+    has_failed: bool,
 }
 
-/// Poisons the journal if the thread panics.
-struct Alive(Arc<Shared>);
+/// Poisons the journal if whoever writes panics.
+struct Alive<'a>(&'a Shared);
 
-impl Drop for Alive {
+impl Drop for Alive<'_> {
     fn drop(&mut self) {
         if thread::panicking() {
             self.0.poison("its writer has died");
         }
-        self.0.ended();
     }
+}
+
+/// Has the writer take turns until the journal is closed, or the disk fails.
+pub(super) fn run(writer: &Mutex<Writer>, shared: &Shared) {
+    loop {
+        let (ceiling, wait) = {
+            let writer = writer.lock();
+            (writer.ceiling, writer.wait())
+        };
+        let Some(is_open) = shared.wait(ceiling, &wait) else { break };
+        let _alive = Alive(shared);
+        let mut writer = writer.lock();
+        let turn = writer.turn(is_open);
+        match turn {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(why) => writer.fail(&why),
+        }
+    }
+    shared.ended();
 }
 
 impl Writer {
@@ -79,58 +112,85 @@ impl Writer {
             disk,
             ledger,
             tail,
-            batch: VecDeque::new(),
+            batch: Batch::default(),
             next,
             ceiling,
             synced_at,
             compaction: None,
             paused_until: 0,
+            written: (0, 0),
+            has_failed: false,
         };
         writer.count();
         Ok(writer)
     }
 
-    /// Writes until the journal is closed, or the disk fails.
-    pub fn run(mut self) {
-        let _alive = Alive(self.shared.clone());
-        loop {
-            match self.turn() {
-                Ok(true) => {}
-                Ok(false) => break,
-                Err(why) => {
-                    self.shared.counters.write_errors.fetch_add(1, Relaxed);
-                    self.shared.poison(&format!("it can't be written: {why}"));
-                    break;
-                }
-            }
-        }
+    fn fail(&mut self, why: &io::Error) {
+        self.has_failed = true;
+        self.shared.counters.write_errors.fetch_add(1, Relaxed);
+        self.shared.poison(&format!("it can't be written: {why}"));
     }
 
     /// Writes what there is, and tells who waits; `false`: nothing will come any more.
-    fn turn(&mut self) -> io::Result<bool> {
-        let wait = self.wait();
-        let taken = self.shared.take(&mut self.batch, self.ceiling, &wait);
-        let is_awaited = self.write(taken.ceiling)?;
+    fn turn(&mut self, is_open: bool) -> io::Result<bool> {
+        let mut ceiling = self.ceiling;
+        if self.batch.is_done() {
+            ceiling = self.shared.take(&mut self.batch);
+        }
+        let is_awaited = self.write(ceiling)?;
         self.tail.flush()?;
         let fsync = self.shared.options.fsync;
         if is_awaited && fsync == Fsync::Always || self.is_due() {
             self.sync()?;
         }
-        // Before anybody hears of it, so that the figures have it.
-        self.count();
-        self.shared.durable.raise(self.next - 1);
-        self.shared.ceiling.raise(self.ceiling);
+        self.tell();
         self.tidy()?;
         self.count();
-        let is_over = taken.closed && self.batch.is_empty();
+        let is_over = !is_open && self.batch.is_done();
         if is_over && self.tail.is_dirty() {
             self.sync()?;
         }
         Ok(!is_over)
     }
 
+    /// Writes what there is, by whoever waits for it; what takes more than that is left to the thread.
+    pub fn write_here(&mut self) {
+        if self.has_failed || !self.batch.is_done() || self.shared.options.fsync == Fsync::Always {
+            return;
+        }
+        let shared = self.shared.clone();
+        let _alive = Alive(&shared);
+        let ceiling = self.shared.take(&mut self.batch);
+        // With a mark before it.
+        let size = self.batch.size() + HEAD as u64;
+        if size > HERE || self.tail.len() + size > self.shared.options.segment {
+            return;
+        }
+        let was_dirty = self.tail.is_dirty();
+        if let Err(why) = self.write(ceiling).and_then(|_| self.tail.flush()) {
+            return self.fail(&why);
+        }
+        self.tell();
+        let is_first = !was_dirty && self.tail.is_dirty();
+        let syncs = matches!(self.shared.options.fsync, Fsync::Interval(_)) && is_first;
+        if syncs || self.has_to_tidy() && self.shared.clock.now() >= self.paused_until {
+            self.shared.rouse();
+        }
+    }
+
+    /// Tells of what is durable by the policy.
+    fn tell(&self) {
+        // Before anybody hears of it, so that the figures have it.
+        self.count();
+        self.shared.durable.raise(self.next - 1);
+        self.shared.ceiling.raise(self.ceiling);
+    }
+
     /// How long there may be nothing to do.
     fn wait(&self) -> Wait {
+        if !self.batch.is_done() {
+            return Wait::No;
+        }
         let now = self.shared.clock.now();
         let tidies = self.has_to_tidy().then(|| self.paused_until.saturating_sub(now).min(PAUSE));
         if tidies == Some(0) {
@@ -159,26 +219,32 @@ impl Writer {
     /// Writes the beginning of the batch; whether somebody waits for it.
     fn write(&mut self, ceiling: u64) -> io::Result<bool> {
         let raises = ceiling > self.ceiling;
-        let appends = self.batch.iter().any(|item| matches!(item, Item::Append(..)));
+        let appends = self.batch.has_effects();
         if raises || appends && self.tail.synced > self.tail.marked {
             self.ceiling = self.ceiling.max(ceiling);
             self.mark()?;
         }
-        let mut left = BATCH;
+        let (mut left, mut freed) = (BATCH, 0);
         let mut ended = Vec::new();
-        while left > 0 {
-            let Some(item) = self.batch.pop_front() else { break };
-            match item {
-                Item::Append(sequence, effect, written) => {
-                    self.acknowledge(mem::take(&mut ended))?;
-                    left = left.saturating_sub(self.append(sequence, &effect, written)?);
+        let mut batch = mem::take(&mut self.batch);
+        while left > 0
+            && let Some(next) = batch.next()
+        {
+            match next {
+                Next::Effect(head, body) => {
+                    freed += self.acknowledge(mem::take(&mut ended))? + self.effect(&head, body)?;
+                    self.written.0 += 1;
+                    self.next = head.sequence + 1;
+                    left = left.saturating_sub(HEAD as u64 + head.body_len());
                 }
-                Item::Acknowledge(positions) => {
+                Next::Acknowledge(positions) => {
                     ended.extend(positions.iter().map(|Position(sequence)| *sequence));
                 }
             }
         }
-        self.acknowledge(ended)?;
+        self.batch = batch;
+        freed += self.acknowledge(ended)?;
+        self.shared.room.give_back(freed);
         Ok(raises || appends)
     }
 
@@ -187,58 +253,40 @@ impl Writer {
         self.make_room(HEAD as u64)?;
         let synced = self.tail.synced;
         let head = Head { version: self.ceiling, supersedes: synced, ..Head::bare(Kind::Mark, 0) };
-        self.put(&head, &[], &[])?;
+        self.put(&head, &[])?;
         self.tail.marked = synced;
         Ok(())
     }
 
-    fn append(&mut self, sequence: u64, effect: &Effect, written: u64) -> io::Result<u64> {
-        let Effect { db, key, change, supersedes } = effect;
-        let supersedes = supersedes.map_or(0, |Position(older)| older);
-        let head =
-            Head { db: *db, sequence, written, supersedes, ..Head::of(change, key.len() as u32) };
-        let value = match change {
-            Change::Put(record) => &record.value[..],
-            Change::Delete { .. } => &[],
-        };
-        let freed = self.effect(&head, key, value)?;
-        self.shared.room.give_back(freed);
-        self.shared.counters.written.fetch_add(1, Relaxed);
-        self.next = sequence + 1;
-        Ok(HEAD as u64 + head.body_len())
-    }
-
     /// Writes an effect's record; gives back the bytes of what it supersedes.
-    fn effect(&mut self, head: &Head, key: &[u8], value: &[u8]) -> io::Result<u64> {
+    fn effect(&mut self, head: &Head, body: &[u8]) -> io::Result<u64> {
         self.make_room(HEAD as u64 + head.body_len())?;
-        let at = self.put(head, key, value)?;
+        let at = self.put(head, body)?;
         let segment = self.ledger.newest().map_or(0, |segment| segment.id);
         Ok(self.ledger.put(head.sequence, recover::place(segment, at, head), head.supersedes))
     }
 
     /// Writes down what the store has, the oldest first: whatever part of it survives, no older effect of
-    /// a key is left where a newer one is gone.
-    fn acknowledge(&mut self, mut sequences: Vec<u64>) -> io::Result<()> {
+    /// a key is left where a newer one is gone. Gives back the bytes of their records.
+    fn acknowledge(&mut self, mut sequences: Vec<u64>) -> io::Result<u64> {
         sequences.sort_unstable();
         sequences.dedup();
         sequences.retain(|sequence| self.ledger.place(*sequence).is_some());
+        let mut freed = 0;
         for runs in format::runs(&sequences).chunks(MAX_RUNS) {
             let body = format::encode_runs(runs);
             self.make_room((HEAD + body.len()) as u64)?;
-            self.put(&Head::bare(Kind::Acknowledged, body.len() as u32), &[], &body)?;
-            for (first, last) in runs {
-                let freed = self.ledger.end(*first..=*last);
-                self.shared.room.give_back(freed);
-            }
+            self.put(&Head::bare(Kind::Acknowledged, body.len() as u32), &body)?;
+            freed += runs.iter().map(|(first, last)| self.ledger.end(*first..=*last)).sum::<u64>();
         }
-        Ok(())
+        Ok(freed)
     }
 
-    fn put(&mut self, head: &Head, key: &[u8], value: &[u8]) -> io::Result<u64> {
-        let at = self.tail.put(head, key, value)?;
+    fn put(&mut self, head: &Head, body: &[u8]) -> io::Result<u64> {
+        let at = self.tail.put(head, body)?;
         let bytes = HEAD as u64 + head.body_len();
         self.ledger.grow(bytes);
-        self.shared.counters.written_bytes.fetch_add(bytes, Relaxed);
+        self.written.1 += bytes;
         Ok(at)
     }
 
@@ -341,8 +389,8 @@ impl Writer {
                 Ok(read) => read,
                 Err(why) => return self.stuck(id, &why),
             };
-            let (key, value) = body.split_at(head.key_len as usize);
-            self.effect(&Head { copy: true, ..head }, key, value)?;
+            let freed = self.effect(&Head { copy: true, ..head }, &body)?;
+            debug_assert_eq!(freed, u64::from(place.len), "it takes the room of its original");
             self.shared.counters.compacted.fetch_add(1, Relaxed);
         }
         self.compaction = Some(scanner);
@@ -372,7 +420,9 @@ impl Writer {
         let counters = &self.shared.counters;
         counters.disk_bytes.store(self.ledger.disk_bytes(), Relaxed);
         counters.segments.store(self.ledger.segments().len() as u64, Relaxed);
-        counters.unacknowledged.store(self.ledger.live().len() as u64, Relaxed);
+        counters.written.store(self.written.0, Relaxed);
+        counters.written_bytes.store(self.written.1, Relaxed);
+        counters.unacknowledged.store(self.ledger.live(), Relaxed);
         counters.unacknowledged_bytes.store(self.ledger.live_bytes(), Relaxed);
         counters.oldest.store(self.ledger.oldest().unwrap_or(u64::MAX), Relaxed);
     }
@@ -395,6 +445,6 @@ fn begin(
     disk.sync_dir(&shared.options.path)?;
     let tail = Tail::new(file.clone(), head.salt);
     let (id, salt) = (head.id, head.salt);
-    ledger.begin(Segment { id, path, file, salt, len: HEAD as u64, live: 0 });
+    ledger.begin(Segment::new(id, path, file, salt, HEAD as u64));
     Ok(tail)
 }

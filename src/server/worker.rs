@@ -49,7 +49,7 @@ use crate::{
         session::Client,
         shared::{Shared, WorkerStats},
     },
-    error::Error,
+    error::{ClientError, Error},
     protocol::Output,
 };
 
@@ -348,14 +348,21 @@ impl Local {
                 None => self.go_on(part),
             }
         }
-        if !held.is_empty() {
-            spawn_local(self.clone().let_go(held, release));
+        if held.is_empty() {
+            return;
         }
+        if self.shared.cache.is_released(&release) {
+            return self.let_go(held, &Ok(()));
+        }
+        let local = self.clone();
+        spawn_local(async move {
+            let released = local.shared.cache.released(&release).await;
+            local.let_go(held, &released);
+        });
     }
 
-    /// Sends the replies of a turn that wait for the journal, all when the last of them may be sent.
-    async fn let_go(self: Rc<Self>, held: Vec<Part>, release: Release) {
-        let released = self.shared.cache.released(&release).await;
+    /// Sends the replies of a turn that waited for the journal, all when the last of them may be sent.
+    fn let_go(self: &Rc<Self>, held: Vec<Part>, released: &Result<(), ClientError>) {
         for mut part in held {
             let Some(waiting) = part.connection.held.take() else { continue };
             // It may have been closed meanwhile, and its seat be another's.
@@ -363,7 +370,7 @@ impl Local {
             if self.seats.borrow().get(part.key).is_none_or(|seat| seat.client.id != id) {
                 continue;
             }
-            part.connection.channel.send(waiting.replies(&released));
+            part.connection.channel.send(waiting.replies(released));
             // The poll may have told of it meanwhile.
             if matches!(part.step, Step::Rest) {
                 part.step = Step::Again;

@@ -356,6 +356,12 @@ impl<'a> Entry<'a> {
         self.bytes(shape.value(), shape.value_len)
     }
 
+    /// The key, and behind it the value.
+    pub fn key_and_value(self) -> &'a [u8] {
+        let shape = self.shape();
+        self.bytes(shape.key, shape.key_len + shape.value_len)
+    }
+
     /// The bytes that the entry takes from the allocator.
     #[inline]
     pub fn size(self) -> usize {

@@ -7,9 +7,11 @@ mod space;
 
 use std::{path::Path, sync::Arc, thread, time::Duration};
 
+use bytes::Bytes;
+
 use super::*;
 use crate::{
-    store::Record,
+    store::{Change, Record},
     tier::disk::{
         faulty::{Faults, Faulty},
         memory::Memory,
@@ -48,19 +50,37 @@ fn wait<T>(future: impl Future<Output = T>) -> T {
     runtime.expect("a runtime").block_on(future)
 }
 
+/// An effect that has its bytes.
+#[derive(Clone, Debug)]
+struct Effect {
+    db: u16,
+    key: Bytes,
+    change: Change,
+    supersedes: Option<Position>,
+}
+
+impl Effect {
+    fn borrowed(&self, written: u64) -> super::Effect<'_> {
+        let (value, deadline) = match &self.change {
+            Change::Put(record) => (Some(&record.value[..]), record.deadline),
+            Change::Delete { .. } => (None, 0),
+        };
+        let Self { db, key, change, supersedes } = self;
+        let (supersedes, version) = (*supersedes, change.version());
+        super::Effect { db: *db, key, value, deadline, version, written, supersedes }
+    }
+}
+
 fn put(key: &str, value: &str, version: u64) -> Effect {
     let record = Record { value: value.to_owned().into(), deadline: 7, version, fresh_for: None };
     Effect { db: 3, key: key.to_owned().into(), change: Change::Put(record), supersedes: None }
 }
 
 fn append(journal: &Journal, effect: Effect) -> Result<Position, JournalError> {
-    let len = |change: &Change| match change {
-        Change::Put(record) => record.value.len(),
-        Change::Delete { .. } => 0,
-    };
-    let cost = Journal::cost(effect.key.len(), len(&effect.change));
+    let cost = Journal::cost(effect.key.len(), effect.change.value_len());
     let mut reservation = journal.try_reserve(cost)?;
-    let position = journal.append(&mut reservation, effect)?;
+    let now = journal.shared.clock.now();
+    let position = journal.append(&mut reservation, &effect.borrowed(now))?;
     // As one who waits does.
     journal.shared.rouse();
     Ok(position)
@@ -263,12 +283,16 @@ fn a_closed_journal_has_written_all_and_takes_no_more() {
     let disk = Memory::new();
     let (journal, ..) = open(&disk, options(Fsync::Never));
     let mut reservation = journal.try_reserve(1000).expect("room");
-    let position = journal.append(&mut reservation, put("k", "v", 1)).expect("appended");
+    let position =
+        journal.append(&mut reservation, &put("k", "v", 1).borrowed(0)).expect("appended");
     assert_eq!(reservation.bytes(), 1000 - Journal::cost(1, 1));
     journal.close().expect("no faults");
     assert_eq!(wait(journal.synced(position)), Ok(()));
     assert_eq!(wait(journal.synced(Position(2))), Err(JournalError::Closed));
-    assert_eq!(journal.append(&mut reservation, put("k", "v", 1)), Err(JournalError::Closed));
+    assert_eq!(
+        journal.append(&mut reservation, &put("k", "v", 1).borrowed(0)),
+        Err(JournalError::Closed)
+    );
     assert_eq!(journal.try_reserve(1).unwrap_err(), JournalError::Closed);
     journal.acknowledge([position]);
     let after = disk.after_power_loss(|| 0);
@@ -284,7 +308,7 @@ fn records_longer_than_a_segment_have_their_own() {
     }
     let too_long = Effect { key: vec![0; crate::store::MAX_KEY + 1].into(), ..put("", "", 9) };
     let mut reservation = journal.try_reserve(1).expect("room");
-    let refused = journal.append(&mut reservation, too_long);
+    let refused = journal.append(&mut reservation, &too_long.borrowed(0));
     assert!(matches!(refused, Err(JournalError::TooLarge { .. })));
     let (_, replayed, _) = open(&disk.after_power_loss(|| 0), options(Fsync::Always));
     let lens: Vec<_> = values(&replayed).into_iter().map(|it| it.2.map(|it| it.len())).collect();

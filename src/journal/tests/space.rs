@@ -78,7 +78,9 @@ fn acknowledgements_far_apart_fit_into_several_records() {
     let disk = Memory::new();
     let (journal, ..) = open(&disk, Options { segment: 1 << 20, ..options(Fsync::Never) });
     let mut reservation = journal.try_reserve(1 << 20).expect("room");
-    let append = |version| journal.append(&mut reservation, put("k", "", version)).expect("room");
+    let append = |version| {
+        journal.append(&mut reservation, &put("k", "", version).borrowed(0)).expect("room")
+    };
     let positions: Vec<Position> = (0..10_000).map(append).collect();
     drop(reservation);
     journal.acknowledge(positions.iter().copied().step_by(2));

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::{
     Line, Part,
     dead::Letter,
-    lane::{Batch, Due, Landed, Terms},
+    lane::{Batch, Due, Landed, Number, Terms},
 };
 use crate::{journal::Position, store::StoreError, tier::shelf::next_random};
 
@@ -105,11 +105,11 @@ impl Line {
     }
 
     async fn carry_all(&self, part: &Part, batch: Batch) -> Result<(), Failed> {
-        let last = batch.0.iter().map(|(.., position)| *position).max();
+        let last = batch.places.iter().map(|(_, position)| *position).max();
         if let Some(last) = last
             && self.common.journal.synced(last).await.is_err()
         {
-            part.lane.lock().put_back(batch);
+            part.lane.lock().put_back(&batch);
             return Err(Failed::Journal);
         }
         // What one call takes, and halves of what was refused; the first on top.
@@ -124,7 +124,7 @@ impl Line {
                 Err(why) => {
                     left.push(batch);
                     let mut lane = part.lane.lock();
-                    left.into_iter().for_each(|batch| lane.put_back(batch));
+                    left.iter().for_each(|batch| lane.put_back(batch));
                     return Err(Failed::Store(why));
                 }
             }
@@ -140,23 +140,21 @@ impl Line {
         // A key that is in no part is refused alone.
         let part_of = |key: &[u8]| self.store.part(key).ok();
         let mut parts: HashMap<Option<u32>, Batch> = HashMap::new();
-        for change in batch.0 {
-            parts.entry(part_of(&change.0)).or_default().0.push(change);
+        for (change, place) in batch.changes.into_iter().zip(batch.places) {
+            parts.entry(part_of(&change.0)).or_default().push(change, place);
         }
         parts.into_values().collect()
     }
 
     async fn apply(&self, batch: &Batch) -> Result<(), StoreError> {
-        let changes: Vec<_> =
-            batch.0.iter().map(|(key, change, _)| (key.clone(), change.clone())).collect();
-        let call = async { self.store.apply(&changes).await };
+        let call = async { self.store.apply(&batch.changes).await };
         let panicked = |_| Err(StoreError::Timeout("the store panicked".into()));
         AssertUnwindSafe(call).catch_unwind().await.unwrap_or_else(panicked)
     }
 
     fn land(&self, part: &Part, batch: &Batch) {
         self.counters.batches.fetch_add(1, Relaxed);
-        self.counters.flushed.fetch_add(batch.0.len() as u64, Relaxed);
+        self.counters.flushed.fetch_add(batch.len() as u64, Relaxed);
         let mut lane = part.lane.lock();
         let before = lane.bytes();
         let landed = lane.land(batch);
@@ -166,8 +164,12 @@ impl Line {
     /// The store has refused a key's change.
     async fn refused(&self, part: &Part, batch: Batch, why: &str) {
         self.counters.refusals.fetch_add(1, Relaxed);
-        let Some((key, change, position)) = batch.0.into_iter().next() else { return };
-        let refusals = part.lane.lock().refuse(&key, position);
+        let Some(((key, change), (number, position))) =
+            batch.changes.into_iter().zip(batch.places).next()
+        else {
+            return;
+        };
+        let refusals = part.lane.lock().refuse(number, position);
         let Some(refusals) = refusals else { return };
         if refusals >= self.settings.tries {
             let (time, db) = (self.common.clock.now(), self.db);
@@ -175,15 +177,21 @@ impl Line {
             let reason = why.to_owned();
             let letter = Letter { id, time, db, tries: refusals, reason, key: key.clone(), change };
             match self.common.dead.keep(letter).await {
-                Ok(()) => return self.give_up(part, &key, position, why),
+                Ok(()) => return self.give_up(part, &key, (number, position), why),
                 Err(why) => tracing::error!("a dead letter can't be kept: {why}"),
             }
         }
         let at = Instant::now() + pause(APART, refusals);
-        part.lane.lock().wait_until(key, at);
+        part.lane.lock().wait_until(number, at);
     }
 
-    fn give_up(&self, part: &Part, key: &bytes::Bytes, position: Position, why: &str) {
+    fn give_up(
+        &self,
+        part: &Part,
+        key: &bytes::Bytes,
+        (number, position): (Number, Position),
+        why: &str,
+    ) {
         let shown = String::from_utf8_lossy(key).escape_debug().to_string();
         tracing::error!(
             "the store refuses what was written to key \"{shown}\": {why}; it is kept as a dead letter"
@@ -191,8 +199,8 @@ impl Line {
         self.counters.dead_letters.fetch_add(1, Relaxed);
         let mut lane = part.lane.lock();
         let before = lane.bytes();
-        let was_newest = lane.position(key) == Some(position);
-        let epochs = lane.give_up(key, position).into_iter().collect();
+        let was_newest = lane.position(number) == Some(position);
+        let epochs = lane.give_up(number, position).into_iter().collect();
         let over = was_newest.then_some(position).into_iter().collect();
         self.note(&Landed { over, epochs }, before, lane.bytes());
         drop(lane);
@@ -205,10 +213,10 @@ impl Line {
 
 /// The halves of a batch; itself, if it has only one key.
 fn split(mut batch: Batch) -> Result<(Batch, Batch), Batch> {
-    if batch.0.len() < 2 {
+    if batch.len() < 2 {
         return Err(batch);
     }
-    let second = Batch(batch.0.split_off(batch.0.len() / 2));
+    let second = batch.split_off(batch.len() / 2);
     Ok((batch, second))
 }
 

@@ -16,17 +16,17 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap, VecDeque},
+    collections::{BinaryHeap, VecDeque},
     time::Duration,
 };
 
 use bytes::Bytes;
+use hashbrown::HashTable;
+use slab::Slab;
 use tokio::time::Instant;
 
-use crate::{
-    journal::Position,
-    store::{Change, Record},
-};
+use super::update::Update;
+use crate::{journal::Position, store::Change};
 
 /// What a dirty key takes beside its key and value, roughly.
 pub(super) const OVERHEAD: usize = 200;
@@ -41,10 +41,10 @@ enum Place {
 }
 
 /// A key that the store doesn't have as it is.
-#[derive(Debug)]
 struct Dirty {
+    hash: u64,
     /// Its newest change.
-    change: Change,
+    update: Update,
     position: Position,
     /// Since when, and in which epoch of FLUSH, the oldest change that isn't stored is here.
     since: Since,
@@ -63,9 +63,31 @@ pub(super) struct Since {
     pub epoch: u64,
 }
 
-/// What goes to the store at once: keys, each with its change and the change's position.
+/// The number of a dirty key in its lane, as long as it is dirty.
+pub(super) type Number = usize;
+
+/// What goes to the store at once: changes of keys, and of each the key's number and the change's position.
 #[derive(Debug, Default)]
-pub(super) struct Batch(pub Vec<(Bytes, Change, Position)>);
+pub(super) struct Batch {
+    pub changes: Vec<(Bytes, Change)>,
+    pub places: Vec<(Number, Position)>,
+}
+
+impl Batch {
+    pub(super) fn push(&mut self, change: (Bytes, Change), place: (Number, Position)) {
+        self.changes.push(change);
+        self.places.push(place);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// The last of them, from this one on.
+    pub(super) fn split_off(&mut self, at: usize) -> Self {
+        Self { changes: self.changes.split_off(at), places: self.places.split_off(at) }
+    }
+}
 
 /// When a lane has something to do.
 #[derive(Debug)]
@@ -86,14 +108,15 @@ pub(super) struct Terms {
     pub bytes: usize,
 }
 
-/// The changes of a lane.
+/// The changes of a lane. A key is found by its hash, which the caller makes.
 #[derive(Default)]
 pub(super) struct Lane {
-    dirty: HashMap<Bytes, Dirty, ahash::RandomState>,
+    dirty: Slab<Dirty>,
+    numbers: HashTable<Number>,
     /// The waiting keys, those that are dirty for longest first.
-    queue: VecDeque<Bytes>,
+    queue: VecDeque<Number>,
     /// Refused ones, with the time when they are tried again.
-    later: BinaryHeap<Reverse<(Instant, Bytes)>>,
+    later: BinaryHeap<Reverse<(Instant, Number)>>,
     bytes: usize,
     /// Since when the oldest of those that fly is dirty.
     flying: Option<Instant>,
@@ -121,44 +144,57 @@ impl Lane {
 
     /// Since when the oldest change is here.
     pub(super) fn oldest(&self) -> Option<Instant> {
-        let front = self.queue.front().and_then(|key| self.dirty.get(key));
+        let front = self.queue.front().and_then(|number| self.dirty.get(*number));
         // Those that wait apart are few.
-        let later = self.later.iter().filter_map(|Reverse((_, key))| self.dirty.get(key));
+        let later = self.later.iter().filter_map(|Reverse((_, number))| self.dirty.get(*number));
         front.into_iter().chain(later).map(|dirty| dirty.since.at).chain(self.flying).min()
     }
 
+    /// The number of a key, if it is dirty.
+    #[inline]
+    pub(super) fn find(&self, hash: u64, key: &[u8]) -> Option<Number> {
+        let is_it = |number: &Number| {
+            let dirty = &self.dirty[*number];
+            dirty.hash == hash && dirty.update.key() == key
+        };
+        self.numbers.find(hash, is_it).copied()
+    }
+
     /// The unflushed effect of a key.
-    pub(super) fn position(&self, key: &[u8]) -> Option<Position> {
-        self.dirty.get(key).map(|dirty| dirty.position)
+    pub(super) fn position(&self, number: Number) -> Option<Position> {
+        self.dirty.get(number).map(|dirty| dirty.position)
     }
 
-    /// What a key holds, if the store doesn't have it yet.
-    pub(super) fn get(&self, key: &[u8]) -> Option<&Change> {
-        self.dirty.get(key).map(|dirty| &dirty.change)
+    /// What a key holds that the store doesn't have yet.
+    pub(super) fn get(&self, number: Number) -> Option<&Update> {
+        self.dirty.get(number).map(|dirty| &dirty.update)
     }
 
-    /// Takes a key's newest change; returns since when the key is dirty, if it was clean.
-    pub(super) fn put(
+    /// Takes a dirty key's newest change.
+    pub(super) fn renew(
         &mut self,
-        key: Bytes,
-        change: Change,
+        number: Number,
+        update: Update,
         position: Position,
         since: impl FnOnce() -> Since,
-    ) -> Option<Since> {
-        let more = cost(&key, &change);
-        if let Some(dirty) = self.dirty.get_mut(&key) {
-            self.bytes = self.bytes + more - cost(&key, &dirty.change);
-            (dirty.change, dirty.position, dirty.refusals) = (change, position, 0);
-            if dirty.place == Place::Flying {
-                dirty.since_next.get_or_insert_with(since);
-            }
-            return None;
+    ) {
+        let Some(dirty) = self.dirty.get_mut(number) else { return };
+        self.bytes = self.bytes + cost(&update) - cost(&dirty.update);
+        (dirty.update, dirty.position, dirty.refusals) = (update, position, 0);
+        if dirty.place == Place::Flying {
+            dirty.since_next.get_or_insert_with(since);
         }
-        self.bytes += more;
-        self.queue.push_back(key.clone());
-        let (since, place, since_next, refusals) = (since(), Place::Waiting, None, 0);
-        self.dirty.insert(key, Dirty { change, position, since, since_next, place, refusals });
-        Some(since)
+    }
+
+    /// Takes the change of a key that isn't dirty yet.
+    pub(super) fn insert(&mut self, hash: u64, update: Update, position: Position, since: Since) {
+        self.bytes += cost(&update);
+        let (place, since_next, refusals) = (Place::Waiting, None, 0);
+        let dirty = Dirty { hash, update, position, since, since_next, place, refusals };
+        let number = self.dirty.insert(dirty);
+        let hash_of = |number: &Number| self.dirty[*number].hash;
+        self.numbers.insert_unique(hash, number, hash_of);
+        self.queue.push_back(number);
     }
 
     /// What is due: those that are old enough, or were here before epoch `hurry`. All of it flies from
@@ -166,19 +202,17 @@ impl Lane {
     pub(super) fn take(&mut self, terms: &Terms, hurry: u64, at: Instant, now: u64) -> Due {
         let mut batch = Batch::default();
         let (mut bytes, mut next) = (0, None);
-        loop {
-            if batch.0.len() >= terms.batch || bytes >= terms.bytes {
-                break;
-            }
+        while batch.len() < terms.batch && bytes < terms.bytes {
             let refused = self.later.peek().map(|Reverse((due, _))| *due);
-            let waiting = self.queue.front().and_then(|key| self.dirty.get(key)).map(|dirty| {
+            let front = self.queue.front().and_then(|number| self.dirty.get(*number));
+            let waiting = front.map(|dirty| {
                 let is_urgent = dirty.since.epoch < hurry;
                 if is_urgent { dirty.since.at } else { dirty.since.at + terms.delay }
             });
             // Refused ones go alone: the others must not be refused with them.
-            let key = match (waiting, refused) {
-                (_, Some(due)) if due <= at && batch.0.is_empty() => {
-                    self.later.pop().map(|Reverse((_, key))| key)
+            let number = match (waiting, refused) {
+                (_, Some(due)) if due <= at && batch.len() == 0 => {
+                    self.later.pop().map(|Reverse((_, number))| number)
                 }
                 (Some(due), _) if due <= at => self.queue.pop_front(),
                 (waiting, refused) => {
@@ -186,21 +220,19 @@ impl Lane {
                     None
                 }
             };
-            let Some(key) = key else { break };
-            let Some(dirty) = self.dirty.get_mut(&key) else { continue };
-            let is_alone = dirty.refusals > 0;
+            let Some(number) = number else { break };
+            let Some(dirty) = self.dirty.get_mut(number) else { continue };
             let since = dirty.since.at;
             self.flying = Some(self.flying.map_or(since, |oldest| oldest.min(since)));
             dirty.place = Place::Flying;
-            let change = due_change(&dirty.change, now);
-            bytes += cost(&key, &change);
-            batch.0.push((key, change, dirty.position));
-            if is_alone {
+            bytes += cost(&dirty.update);
+            batch.push(dirty.update.change(now), (number, dirty.position));
+            if dirty.refusals > 0 {
                 break;
             }
         }
         match next {
-            _ if !batch.0.is_empty() => Due::Now(batch),
+            _ if batch.len() > 0 => Due::Now(batch),
             Some(at) => Due::At(at),
             None => Due::Idle,
         }
@@ -217,44 +249,41 @@ impl Lane {
     }
 
     /// Every dirty key.
-    pub(super) fn keys(&self) -> impl Iterator<Item = &Bytes> {
-        self.dirty.keys()
+    pub(super) fn keys(&self) -> impl Iterator<Item = &[u8]> {
+        self.dirty.iter().map(|(_, dirty)| dirty.update.key())
     }
 
     /// The store has a batch.
     pub(super) fn land(&mut self, batch: &Batch) -> Landed {
         let mut landed = Landed::default();
-        for (key, _, position) in &batch.0 {
-            let Some(dirty) = self.dirty.get_mut(key) else { continue };
-            landed.epochs.push((dirty.since.epoch, dirty.since_next.map(|since| since.epoch)));
-            if dirty.position == *position {
+        for (number, position) in &batch.places {
+            let epochs = self.give_up(*number, *position);
+            if self.position(*number).is_none() {
                 landed.over.push(*position);
-                self.remove(key);
-            } else {
-                self.wait_again(key);
             }
+            landed.epochs.extend(epochs);
         }
         landed
     }
 
     /// The store doesn't have a batch: it waits again, before the others.
-    pub(super) fn put_back(&mut self, batch: Batch) {
-        for (key, ..) in batch.0.into_iter().rev() {
-            if let Some(dirty) = self.dirty.get_mut(&key) {
+    pub(super) fn put_back(&mut self, batch: &Batch) {
+        for (number, _) in batch.places.iter().rev() {
+            if let Some(dirty) = self.dirty.get_mut(*number) {
                 (dirty.place, dirty.since_next) = (Place::Waiting, None);
-                self.queue.push_front(key);
+                self.queue.push_front(*number);
             }
         }
     }
 
     /// The store has refused a key's change; says how often by now, or `None` if there is a newer one,
     /// which then is next.
-    pub(super) fn refuse(&mut self, key: &Bytes, position: Position) -> Option<u32> {
-        let dirty = self.dirty.get_mut(key)?;
+    pub(super) fn refuse(&mut self, number: Number, position: Position) -> Option<u32> {
+        let dirty = self.dirty.get_mut(number)?;
         if dirty.position != position {
             // Its journal record is superseded.
             (dirty.place, dirty.since_next) = (Place::Waiting, None);
-            self.queue.push_front(key.clone());
+            self.queue.push_front(number);
             return None;
         }
         dirty.refusals += 1;
@@ -262,68 +291,52 @@ impl Lane {
     }
 
     /// A refused key waits until then.
-    pub(super) fn wait_until(&mut self, key: Bytes, at: Instant) {
-        if let Some(dirty) = self.dirty.get_mut(&key) {
+    pub(super) fn wait_until(&mut self, number: Number, at: Instant) {
+        if let Some(dirty) = self.dirty.get_mut(number) {
             (dirty.place, dirty.since_next) = (Place::Waiting, None);
-            self.later.push(Reverse((at, key)));
+            self.later.push(Reverse((at, number)));
         }
     }
 
-    /// Gives a change of a key up, unless a newer one has come: then that one is next. Returns the epochs
-    /// as [`Landed`] has them.
+    /// Has done with a change of a key that flew, unless a newer one has come: then that one is next.
+    /// Returns the epochs as [`Landed`] has them.
     pub(super) fn give_up(
         &mut self,
-        key: &Bytes,
+        number: Number,
         position: Position,
     ) -> Option<(u64, Option<u64>)> {
-        let dirty = self.dirty.get(key)?;
+        let dirty = self.dirty.get(number)?;
         let epochs = (dirty.since.epoch, dirty.since_next.map(|since| since.epoch));
         if dirty.position == position {
-            self.remove(key);
+            self.remove(number);
         } else {
-            self.wait_again(key);
+            self.wait_again(number);
         }
         Some(epochs)
     }
 
-    fn remove(&mut self, key: &Bytes) {
-        if let Some(dirty) = self.dirty.remove(key) {
-            self.bytes -= cost(key, &dirty.change);
+    fn remove(&mut self, number: Number) {
+        let Some(dirty) = self.dirty.try_remove(number) else { return };
+        self.bytes -= cost(&dirty.update);
+        if let Ok(found) = self.numbers.find_entry(dirty.hash, |other| *other == number) {
+            found.remove();
         }
     }
 
     /// What came while a key's change flew is the oldest now.
-    fn wait_again(&mut self, key: &Bytes) {
-        let Some(dirty) = self.dirty.get_mut(key) else { return };
+    fn wait_again(&mut self, number: Number) {
+        let Some(dirty) = self.dirty.get_mut(number) else { return };
         dirty.since = dirty.since_next.take().unwrap_or(dirty.since);
         dirty.place = Place::Waiting;
         let since = dirty.since;
         // It may be older than some that came while it flew: the queue is in order of age.
-        let is_older =
-            |other: &Bytes| self.dirty.get(other).is_some_and(|other| other.since.at <= since.at);
+        let is_older = |other: &Number| self.dirty[*other].since.at <= since.at;
         let place = self.queue.iter().rposition(is_older).map_or(0, |at| at + 1);
-        self.queue.insert(place, key.clone());
+        self.queue.insert(place, number);
     }
-}
-
-/// A change as it is now: past its deadline, a value is gone.
-pub(super) fn due_change(change: &Change, now: u64) -> Change {
-    match change {
-        Change::Put(record) if is_past(record, now) => Change::Delete { version: record.version },
-        change => change.clone(),
-    }
-}
-
-/// Whether a record's data has ended.
-pub(super) fn is_past(record: &Record, now: u64) -> bool {
-    record.deadline != 0 && record.deadline <= now
 }
 
 /// What a key with a change takes, in bytes.
-fn cost(key: &[u8], change: &Change) -> usize {
-    let value = match change {
-        Change::Put(record) => record.value.len(),
-        Change::Delete { .. } => 0,
-    };
-    OVERHEAD + key.len() + value
+fn cost(update: &Update) -> usize {
+    OVERHEAD + update.key().len() + update.value().map_or(0, <[u8]>::len)
 }

@@ -12,6 +12,7 @@ mod flusher;
 mod lane;
 #[cfg(test)]
 mod tests;
+mod update;
 
 use std::{
     collections::BTreeMap,
@@ -36,7 +37,8 @@ use crate::{
     tier::disk::Disk,
 };
 use dead::DeadLetters;
-use lane::{Landed, Lane, Since};
+use lane::{Landed, Lane, Number, Since};
+pub use update::Update;
 
 /// How a namespace brings its changes to the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -188,7 +190,7 @@ impl Behind {
                 );
                 return Err(Error::Config(text));
             };
-            line.take_in(replayed.key, replayed.change, replayed.position);
+            line.take_in(Update::of(&replayed.key, &replayed.change), replayed.position);
         }
         policies.behind =
             Some(Arc::new(Self { common, lines, ceiling: report.ceiling, syncs_first }));
@@ -234,9 +236,13 @@ impl Behind {
     /// Every key that has an unflushed change, with its database.
     pub fn keys(&self) -> Vec<(usize, Bytes)> {
         let of_line = |line: &Arc<Line>| {
-            let keys = |part: &Part| part.lane.lock().keys().cloned().collect::<Vec<_>>();
-            let keys: Vec<Bytes> = line.parts.iter().flat_map(keys).collect();
-            keys.into_iter().map(|key| (usize::from(line.db), key)).collect::<Vec<_>>()
+            let db = usize::from(line.db);
+            let of_part = |part: &Part| {
+                let lane = part.lane.lock();
+                let keys = lane.keys().map(|key| (db, Bytes::copy_from_slice(key)));
+                keys.collect::<Vec<_>>()
+            };
+            line.parts.iter().flat_map(of_part).collect::<Vec<_>>()
         };
         self.lines.iter().flat_map(of_line).collect()
     }
@@ -291,9 +297,10 @@ impl Line {
         }
     }
 
-    fn part(&self, key: &[u8]) -> &Part {
+    /// The part that a key belongs to, and the key's hash.
+    fn part(&self, key: &[u8]) -> (&Part, u64) {
         let hash = self.hasher.hash_one(key);
-        &self.parts[(hash % self.parts.len() as u64) as usize]
+        (&self.parts[(hash % self.parts.len() as u64) as usize], hash)
     }
 
     /// What happened since the start.
@@ -326,73 +333,97 @@ impl Line {
         if self.records.load(Relaxed) == 0 {
             return None;
         }
-        let now = self.common.clock.now();
-        let lane = self.part(key).lane.lock();
-        Some(match lane.get(key)? {
-            Change::Put(record) if !lane::is_past(record, now) => Some(record.clone()),
-            _ => None,
+        let (part, hash) = self.part(key);
+        let lane = part.lane.lock();
+        let update = lane.get(lane.find(hash, key)?)?;
+        Some(match update.change(self.common.clock.now()).1 {
+            Change::Put(record) => Some(record),
+            Change::Delete { .. } => None,
         })
     }
 
     /// Whether a key has an unflushed change.
     pub fn has(&self, key: &[u8]) -> bool {
-        self.records.load(Relaxed) != 0 && self.part(key).lane.lock().position(key).is_some()
+        self.position(key).is_some()
+    }
+
+    fn position(&self, key: &[u8]) -> Option<Position> {
+        if self.records.load(Relaxed) == 0 {
+            return None;
+        }
+        let (part, hash) = self.part(key);
+        let lane = part.lane.lock();
+        lane.position(lane.find(hash, key)?)
     }
 
     /// The place of a key's unflushed change in the journal, if that isn't durable by the policy yet.
     pub fn unsynced(&self, key: &[u8]) -> Option<Position> {
-        if self.records.load(Relaxed) == 0 {
-            return None;
-        }
-        let position = self.part(key).lane.lock().position(key)?;
+        let position = self.position(key)?;
         (!self.common.journal.is_synced(position)).then_some(position)
     }
 
-    /// Takes a change of a key in: into the journal, and into the overlay. Call it while the key's stripe is
-    /// held; the reply waits until the position is synced.
+    /// Takes a change of a key in, now (unix milliseconds): into the journal, and into the overlay. Call it
+    /// while the key's stripe is held; the reply waits until the position is synced.
     ///
     /// # Errors
     /// As [`Journal::append`]; then nothing was taken in.
     pub fn append(
         &self,
         reservation: &mut Reservation,
-        key: Bytes,
-        change: Change,
+        update: Update,
+        now: u64,
     ) -> Result<Position, JournalError> {
-        let part = self.part(&key);
+        let (part, hash) = self.part(update.key());
         let mut lane = part.lane.lock();
+        let number = lane.find(hash, update.key());
         let effect = Effect {
             db: self.db,
-            key: key.clone(),
-            change: change.clone(),
-            supersedes: lane.position(&key),
+            key: update.key(),
+            value: update.value(),
+            deadline: update.deadline(),
+            version: update.version(),
+            written: now,
+            supersedes: number.and_then(|number| lane.position(number)),
         };
-        let position = self.common.journal.append(reservation, effect)?;
-        self.put(part, &mut lane, key, change, position);
+        let position = self.common.journal.append(reservation, &effect)?;
+        self.put(part, &mut lane, (hash, number), update, position);
         Ok(position)
     }
 
     /// Takes up a change that is in the journal.
-    fn take_in(&self, key: Bytes, change: Change, position: Position) {
-        let part = self.part(&key);
+    fn take_in(&self, update: Update, position: Position) {
+        let (part, hash) = self.part(update.key());
         let mut lane = part.lane.lock();
-        self.put(part, &mut lane, key, change, position);
+        let number = lane.find(hash, update.key());
+        self.put(part, &mut lane, (hash, number), update, position);
     }
 
-    fn put(&self, part: &Part, lane: &mut Lane, key: Bytes, change: Change, position: Position) {
+    fn put(
+        &self,
+        part: &Part,
+        lane: &mut Lane,
+        (hash, number): (u64, Option<Number>),
+        update: Update,
+        position: Position,
+    ) {
         let since = || Since { at: Instant::now(), epoch: self.epoch.load(Relaxed) };
         let before = lane.bytes();
-        let was_idle = lane.waiting() == 0;
-        let became_dirty = lane.put(key, change, position, since);
-        // Modulo 2^64, so that less is a sum too.
-        self.common.bytes.fetch_add(lane.bytes().wrapping_sub(before), Relaxed);
         self.counters.changes.fetch_add(1, Relaxed);
-        if let Some(since) = became_dirty {
-            self.records.fetch_add(1, Relaxed);
-            *self.epochs.lock().entry(since.epoch).or_default() += 1;
+        match number {
+            Some(number) => lane.renew(number, update, position, since),
+            None => {
+                let (since, was_idle) = (since(), lane.waiting() == 0);
+                lane.insert(hash, update, position, since);
+                self.records.fetch_add(1, Relaxed);
+                *self.epochs.lock().entry(since.epoch).or_default() += 1;
+                if was_idle {
+                    part.wake.notify_one();
+                }
+            }
         }
-        if was_idle {
-            part.wake.notify_one();
+        if lane.bytes() != before {
+            // Modulo 2^64, so that less is a sum too.
+            self.common.bytes.fetch_add(lane.bytes().wrapping_sub(before), Relaxed);
         }
     }
 

@@ -80,10 +80,10 @@ impl Bench {
 
     async fn put(&self, key: &str, value: &str, version: u64) -> Position {
         let mut room = self.behind().journal().reserve(1000, PATIENCE).await.expect("room");
-        let (key, value) =
-            (Bytes::copy_from_slice(key.as_bytes()), Bytes::copy_from_slice(value.as_bytes()));
+        let value = Bytes::copy_from_slice(value.as_bytes());
         let change = Change::Put(Record { value, deadline: 0, version, fresh_for: None });
-        self.line().append(&mut room, key, change).expect("it is taken in")
+        let update = Update::of(key.as_bytes(), &change);
+        self.line().append(&mut room, update, 0).expect("it is taken in")
     }
 
     async fn stored(&self, key: &str) -> Option<String> {
@@ -143,10 +143,8 @@ async fn a_deadline_that_has_passed_is_a_delete() {
     let mut room = bench.behind().journal().reserve(1000, PATIENCE).await.expect("room");
     let record =
         Record { value: Bytes::from_static(b"new"), deadline: 1, version: 2, fresh_for: None };
-    bench
-        .line()
-        .append(&mut room, Bytes::from_static(b"k1"), Change::Put(record))
-        .expect("taken in");
+    let update = Update::of(b"k1", &Change::Put(record));
+    bench.line().append(&mut room, update, 0).expect("taken in");
     assert_eq!(bench.get("k1"), Some(None), "gone, and nobody asks the store, which has it still");
     bench.flush().await;
     assert_eq!(bench.stored("k1").await, None);
