@@ -212,9 +212,9 @@ impl Inner {
         self.version.fetch_max(seen, Relaxed);
     }
 
-    /// A version newer than all before: the clock in microseconds, or one more than the last.
-    fn next_version(&self) -> u64 {
-        let now = self.clock.now() * 1000;
+    /// A version newer than all before: the clock (it is `now`) in microseconds, or one more than the last.
+    fn next_version(&self, now: u64) -> u64 {
+        let now = now * 1000;
         let next = |last: u64| Some(now.max(last + 1));
         self.version.fetch_update(Relaxed, Relaxed, next).map_or(now, |last| now.max(last + 1))
     }

@@ -18,7 +18,7 @@ use super::{
     counter::Counters,
     release::Release,
     turns::Turn,
-    tx::{Change, StagedKey, Start, Tx},
+    tx::{Change, Changes, StagedKey, Start, Tx},
 };
 use crate::{
     error::ClientError,
@@ -34,7 +34,7 @@ use crate::{
 /// What a command's writes are staged in until it has run.
 #[derive(Default)]
 pub(super) struct Staging {
-    pub(super) changes: Vec<Change>,
+    pub(super) changes: Changes,
     /// Room in the journal, for those that are written behind.
     pub(super) room: Option<Reservation>,
     /// Whether a store has to take some of them before any is seen.
@@ -141,11 +141,11 @@ impl Cache {
 }
 
 /// A command may write a key more than once; the last change is its effect.
-fn last_of_each_key(staged: Vec<Change>) -> Vec<Change> {
+fn last_of_each_key(staged: Changes) -> Changes {
     if staged.len() < 2 {
         return staged;
     }
-    let mut last: Vec<Change> = Vec::with_capacity(staged.len());
+    let mut last = Changes::with_capacity(staged.len());
     let mut seen = std::collections::HashSet::new();
     for change in staged.into_iter().rev() {
         if seen.insert((change.db, change.key.clone())) {
@@ -160,6 +160,7 @@ impl Inner {
     /// What a store has to be told of these changes; an error if it concerns two of them, or two parts.
     fn order(&self, staged: &[Change]) -> Result<Option<Order>, ClientError> {
         let mut order: Option<((&str, u32), Order)> = None;
+        let now = self.clock.now();
         for change in staged {
             let Some(index) = self.policies.index_of(change.db, &change.key) else { continue };
             let namespace = self.policies.at(index);
@@ -177,7 +178,7 @@ impl Inner {
                 return Err(ClientError::new(text));
             }
             // As it is now, whatever its deadline: the client is answered by what the store says.
-            order.changes.push(self.update(namespace, change).change(0));
+            order.changes.push(self.update(namespace, change, now).change(0));
         }
         Ok(order.map(|(_, order)| order))
     }
@@ -196,8 +197,8 @@ impl Inner {
     }
 
     /// What a store is told of a change. It gets a version here: under the stripe, or in the key's turn.
-    fn update(&self, namespace: &Namespace, change: &Change) -> Update {
-        let version = self.next_version();
+    fn update(&self, namespace: &Namespace, change: &Change, now: u64) -> Update {
+        let version = self.next_version(now);
         let Some(entry) = change.entry.as_ref().map(EntryRef::get) else {
             return Update::delete(&change.key, version);
         };
@@ -236,7 +237,7 @@ impl Inner {
     /// Brings changes into memory, all at once; those that are written behind into the journal first.
     fn publish(
         &self,
-        staged: Vec<Change>,
+        staged: Changes,
         room: Option<&mut Reservation>,
         release: &Release,
     ) -> Result<(), ClientError> {
@@ -272,12 +273,12 @@ impl Inner {
     fn publish_in(
         &self,
         tx: &mut Tx<'_>,
-        staged: Vec<Change>,
+        staged: Changes,
         has_room: bool,
         mut room: Option<&mut Reservation>,
         release: &Release,
     ) -> Result<(), ClientError> {
-        let mut failed = None;
+        let (mut failed, now) = (None, tx.now());
         for change in staged {
             let namespace = self.policies.of(change.db, &change.key);
             let mut is_kept = has_room && failed.is_none();
@@ -287,7 +288,7 @@ impl Inner {
                     && !is_for_cache(namespace, &change)
                     && failed.is_none()
                 {
-                    match line.append(room, self.update(namespace, &change), tx.now()) {
+                    match line.append(room, self.update(namespace, &change, now), now) {
                         Ok(position) => release.wait_for(position),
                         // What the journal has of the others nobody knows: no copy may stay.
                         Err(why) => (failed, is_kept) = (Some(why.client_error()), false),
@@ -342,7 +343,7 @@ fn is_for_cache(namespace: &Namespace, change: &Change) -> bool {
 struct Settlement {
     cache: Arc<Inner>,
     turn: Turn,
-    staged: Vec<Change>,
+    staged: Changes,
     /// Room in the journal, for changes that are written behind.
     room: Option<Reservation>,
     answer: Option<oneshot::Sender<Result<Release, Unsettled>>>,

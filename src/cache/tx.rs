@@ -124,6 +124,9 @@ pub(super) struct Change {
     pub(super) is_retiming: bool,
 }
 
+/// Staged changes, in their order: mostly one.
+pub(super) type Changes = SmallVec<[Change; 1]>;
+
 /// One attempt at a command, holding the stripes of its keys.
 pub struct Tx<'a> {
     start: Start<'a>,
@@ -146,7 +149,7 @@ pub(super) struct Start<'a> {
     /// What hydrate has found for keys that may have left memory again (SEMANTICS 2).
     pub(super) pins: &'a [Pin],
     /// The changes so far, where they wait for a store.
-    pub(super) staged: Option<&'a mut Vec<Change>>,
+    pub(super) staged: Option<&'a mut Changes>,
     /// Room that was made before the attempt and is not used up.
     pub(super) room: usize,
 }
@@ -637,7 +640,7 @@ impl<'a> Tx<'a> {
     }
 
     /// Takes what was staged: it isn't staged any more.
-    pub(super) fn take_staged(&mut self) -> Vec<Change> {
+    pub(super) fn take_staged(&mut self) -> Changes {
         self.start.staged.take().map(std::mem::take).unwrap_or_default()
     }
 

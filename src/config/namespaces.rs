@@ -107,7 +107,7 @@ pub static NAMESPACE_KEYS: &[TableKey] = &[
         kind: Kind::Time(Unit::Millis, 0, TTL_MAX),
         default: "`\"1s\"`",
         help: "`write = \"behind\"`: how long a change waits for newer ones of its key before the store gets \
-               the newest.",
+               the newest; with others that are due it goes up to an eighth of that earlier.",
     },
     TableKey {
         name: "behind-batch",

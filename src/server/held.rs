@@ -4,6 +4,9 @@ use std::ops::Range;
 
 use crate::{cache::release::Release, command, error::ClientError, protocol::Output};
 
+/// Replies for which there is room at first.
+const PIPELINE: usize = 16;
+
 /// The replies of one connection in one turn, of which some wait for the journal: one wait for a whole
 /// pipeline (SEMANTICS 20).
 #[derive(Default)]
@@ -19,6 +22,9 @@ impl Held {
     /// Notes that a reply waits.
     pub(super) fn add(&mut self, release: &Release, reply: Range<usize>) {
         self.release.take_over(release);
+        if self.waiting.is_empty() {
+            self.waiting.reserve(PIPELINE);
+        }
         self.waiting.push(reply);
     }
 

@@ -12,9 +12,11 @@ use parking_lot::RwLock;
 use super::{BoxFuture, Change, MAX_VALUE, Record, Stamp, Store, StoreError, check};
 use crate::clock::Clock;
 
+type Records = HashMap<Bytes, Record, ahash::RandomState>;
+
 /// See the module's doc.
 pub(super) struct MemoryStore {
-    records: RwLock<HashMap<Bytes, Record>>,
+    records: RwLock<Records>,
     clock: Clock,
 }
 
@@ -42,7 +44,7 @@ impl MemoryStore {
     }
 }
 
-fn apply_one(records: &mut HashMap<Bytes, Record>, key: &Bytes, change: &Change, now: u64) {
+fn apply_one(records: &mut Records, key: &Bytes, change: &Change, now: u64) {
     if records.get(key).is_some_and(|old| Stamp::of(old).overtakes(change, now)) {
         return;
     }

@@ -31,6 +31,9 @@ use crate::{journal::Position, store::Change};
 /// What a dirty key takes beside its key and value, roughly.
 pub(super) const OVERHEAD: usize = 200;
 
+/// By this part of the delay a change may go earlier, with one that is due.
+const ALONG: u32 = 8;
+
 /// Where a dirty key is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
@@ -202,6 +205,8 @@ impl Lane {
     pub(super) fn take(&mut self, terms: &Terms, hurry: u64, at: Instant, now: u64) -> Due {
         let mut batch = Batch::default();
         let (mut bytes, mut next) = (0, None);
+        // One that is due takes those along that soon will be: else each would go alone, when its time comes.
+        let soon = at + terms.delay / ALONG;
         while batch.len() < terms.batch && bytes < terms.bytes {
             let refused = self.later.peek().map(|Reverse((due, _))| *due);
             let front = self.queue.front().and_then(|number| self.dirty.get(*number));
@@ -214,7 +219,9 @@ impl Lane {
                 (_, Some(due)) if due <= at && batch.len() == 0 => {
                     self.later.pop().map(|Reverse((_, number))| number)
                 }
-                (Some(due), _) if due <= at => self.queue.pop_front(),
+                (Some(due), _) if due <= if batch.len() == 0 { at } else { soon } => {
+                    self.queue.pop_front()
+                }
                 (waiting, refused) => {
                     next = waiting.into_iter().chain(refused).min();
                     None
