@@ -25,6 +25,11 @@ impl Clock {
         }
     }
 
+    /// The time as versions of writes have it (SEMANTICS 14): in unix microseconds.
+    pub fn version(&self) -> u64 {
+        self.now() * 1000
+    }
+
     /// The time in unix milliseconds.
     #[inline]
     pub fn now(&self) -> u64 {

@@ -212,11 +212,12 @@ impl Inner {
         self.version.fetch_max(seen, Relaxed);
     }
 
-    /// A version newer than all before: the clock in microseconds, or one more than the last.
+    /// A version newer than all before: the clock, or one more than the last. There is none above the
+    /// highest; stores take equal ones for newer.
     fn next_version(&self) -> u64 {
-        let now = self.clock.now() * 1000;
-        let next = |last: u64| Some(now.max(last + 1));
-        self.version.fetch_update(Relaxed, Relaxed, next).map_or(now, |last| now.max(last + 1))
+        let now = self.clock.version();
+        let next = |last: u64| now.max(last.saturating_add(1));
+        self.version.fetch_update(Relaxed, Relaxed, |last| Some(next(last))).map_or(now, next)
     }
 }
 

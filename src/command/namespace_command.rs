@@ -130,6 +130,7 @@ fn fields(session: &Session, (number, namespace): (usize, &Namespace)) -> Vec<Fi
         Field::Fraction("usec_per_load", mean_load),
         Field::Number("writes", get(&stats.writes)),
         Field::Number("write_errors", get(&stats.write_errors)),
+        Field::Number("conflicts", get(&stats.conflicts)),
     ];
     if let Some(line) = &namespace.line {
         let (backlog, counters) = (line.backlog(), line.counters());
@@ -255,11 +256,11 @@ mod tests {
                     l1_hits=0,l2_hits=2,l3_hits=0,misses=1,hit_rate=0.67,seconds_saved=0.00,\
                     stale_served=0,negative_hits=0,stampedes_avoided=0,refreshes=0,\
                     refresh_errors=0,loads=4,load_errors=0,usec_per_load=2.50,writes=0,\
-                    write_errors=0\r\n";
+                    write_errors=0,conflicts=0\r\n";
         assert!(reply.contains(line), "{reply}");
         let shown = call(&mut session, &["LARDER.NAMESPACE", "INFO", "a,\n:x"]);
-        assert!(shown.starts_with("*44\r\n$6\r\nprefix\r\n$8\r\na\\x2c\\n:\r\n"), "{shown}");
+        assert!(shown.starts_with("*46\r\n$6\r\nprefix\r\n$8\r\na\\x2c\\n:\r\n"), "{shown}");
         assert_eq!(call(&mut session, &["LARDER.NAMESPACE", "INFO", "b"]), "$-1\r\n");
-        assert!(call(&mut session, &["LARDER.NAMESPACE", "LIST"]).starts_with("*1\r\n*44\r\n"));
+        assert!(call(&mut session, &["LARDER.NAMESPACE", "LIST"]).starts_with("*1\r\n*46\r\n"));
     }
 }

@@ -122,6 +122,9 @@ pub struct NamespaceStats {
     pub writes: AtomicU64,
     /// Writes that the store failed or refused.
     pub write_errors: AtomicU64,
+    /// Writes that the store passed over for a version that was never issued here, and that were sent again
+    /// under a newer one.
+    pub conflicts: AtomicU64,
     /// Reads that were answered with a copy past its `ttl`, since the store failed or was slow.
     pub stale_served: AtomicU64,
     /// Reads that were answered by the memory of an absence.

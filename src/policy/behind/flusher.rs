@@ -3,6 +3,11 @@
 //! What the store fails (it is down, or nobody knows) is tried again with growing pauses, for ever: the
 //! journal keeps it. What the store *refuses* is asked for in halves, until the refused keys are alone;
 //! those are tried again apart from the others, and given up after `tries` (SEMANTICS 17).
+//!
+//! What the store *passes over*, since it has a newer version, isn't stored (SEMANTICS 14). Changes of a key
+//! reach the store in order, so that version isn't of this line: the newest value goes into the journal and
+//! to the store again, under a version above it. Two kinds of changes give way instead: a dead letter that is
+//! tried once more, and what was left in the journal by an earlier start, where the version may be of that.
 
 use std::{
     collections::HashMap,
@@ -14,6 +19,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::time::Instant;
 
@@ -22,7 +28,11 @@ use super::{
     dead::Letter,
     lane::{Batch, Due, Landed, Terms},
 };
-use crate::{journal::Position, store::StoreError, tier::shelf::next_random};
+use crate::{
+    journal::{JournalError, Position},
+    store::{Applied, Change, Overtaken, StoreError},
+    tier::shelf::next_random,
+};
 
 /// The shortest and the longest pause after the store has failed.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -42,7 +52,7 @@ fn pause((least, most): (Duration, Duration), n: u32) -> Duration {
 
 /// Flushes a lane until its line is gone, or the journal has failed.
 pub(super) async fn run(line: Weak<Line>, part: usize) {
-    let mut failures = 0;
+    let (mut failures, mut conflicts) = (0, 0);
     loop {
         let Some(line) = line.upgrade() else { return };
         let part = &line.parts[part];
@@ -58,7 +68,14 @@ pub(super) async fn run(line: Weak<Line>, part: usize) {
                 drop(tokio::time::timeout_at(at, wake).await);
             }
             Due::Now(batch) => match line.carry(part, batch).await {
-                Ok(()) => failures = 0,
+                Ok(()) => (failures, conflicts) = (0, 0),
+                Err(Failed::Conflict) => {
+                    conflicts += 1;
+                    // It is above what the store had; again only if that is ahead again.
+                    if conflicts > 1 {
+                        tokio::time::sleep(pause(PAUSE, conflicts - 1)).await;
+                    }
+                }
                 Err(Failed::Journal) => {
                     line.has_stopped.store(true, Relaxed);
                     line.progress.notify_waiters();
@@ -81,6 +98,8 @@ pub(super) async fn run(line: Weak<Line>, part: usize) {
 enum Failed {
     /// The journal doesn't vouch for it.
     Journal,
+    /// The store had newer versions; what it passed over waits, under newer ones.
+    Conflict,
     Store(StoreError),
 }
 
@@ -114,22 +133,33 @@ impl Line {
         }
         // What one call takes, and halves of what was refused; the first on top.
         let mut left = self.split_by_part(batch);
+        let mut has_conflicts = false;
         while let Some(batch) = left.pop() {
-            match self.apply(&batch).await {
-                Ok(()) => self.land(part, &batch),
-                Err(StoreError::Refused(why)) => match split(batch) {
-                    Ok((first, second)) => left.extend([second, first]),
-                    Err(batch) => self.refused(part, batch, &why).await,
+            let failed = match self.apply(&batch).await {
+                Ok(overtaken) => match self.landed(part, batch, overtaken) {
+                    Ok(is_all) => {
+                        has_conflicts |= !is_all;
+                        continue;
+                    }
+                    Err(_) => Failed::Journal,
                 },
+                Err(StoreError::Refused(why)) => {
+                    match split(batch) {
+                        Ok((first, second)) => left.extend([second, first]),
+                        Err(batch) => self.refused(part, batch, &why).await,
+                    }
+                    continue;
+                }
                 Err(why) => {
                     left.push(batch);
-                    let mut lane = part.lane.lock();
-                    left.into_iter().for_each(|batch| lane.put_back(batch));
-                    return Err(Failed::Store(why));
+                    Failed::Store(why)
                 }
-            }
+            };
+            let mut lane = part.lane.lock();
+            left.into_iter().for_each(|batch| lane.put_back(batch));
+            return Err(failed);
         }
-        Ok(())
+        if has_conflicts { Err(Failed::Conflict) } else { Ok(()) }
     }
 
     /// A call is of one part of the store: over several it can't be all or none.
@@ -146,7 +176,7 @@ impl Line {
         parts.into_values().collect()
     }
 
-    async fn apply(&self, batch: &Batch) -> Result<(), StoreError> {
+    async fn apply(&self, batch: &Batch) -> Applied {
         let changes: Vec<_> =
             batch.0.iter().map(|(key, change, _)| (key.clone(), change.clone())).collect();
         let call = async { self.store.apply(&changes).await };
@@ -154,13 +184,73 @@ impl Line {
         AssertUnwindSafe(call).catch_unwind().await.unwrap_or_else(panicked)
     }
 
-    fn land(&self, part: &Part, batch: &Batch) {
+    /// The store has a batch, but for what it has overtaken. Says whether all of it is over.
+    fn landed(
+        &self,
+        part: &Part,
+        mut batch: Batch,
+        mut overtaken: Vec<Overtaken>,
+    ) -> Result<bool, JournalError> {
         self.counters.batches.fetch_add(1, Relaxed);
+        let mut conflicts = Vec::new();
+        // From the last on, so that the places of the others stay.
+        overtaken.retain(|one| one.place < batch.0.len());
+        overtaken.sort_unstable_by_key(|one| std::cmp::Reverse(one.place));
+        overtaken.dedup_by_key(|one| one.place);
+        for Overtaken { place, by } in overtaken {
+            let (key, change, position) = batch.0.swap_remove(place);
+            if part.lane.lock().yields_to(&key, position, by) {
+                self.give_way(part, (key, change, position));
+            } else {
+                conflicts.push(((key, change, position), by));
+            }
+        }
         self.counters.flushed.fetch_add(batch.0.len() as u64, Relaxed);
+        self.land(part, &batch);
+        let is_all = conflicts.is_empty();
+        conflicts.into_iter().try_for_each(|(change, by)| self.send_again(part, change, by))?;
+        Ok(is_all)
+    }
+
+    fn land(&self, part: &Part, batch: &Batch) {
         let mut lane = part.lane.lock();
         let before = lane.bytes();
         let landed = lane.land(batch);
         self.note(&landed, before, lane.bytes());
+    }
+
+    /// What the store has counts more than this.
+    fn give_way(&self, part: &Part, change: (Bytes, Change, Position)) {
+        let batch = Batch(vec![change]);
+        self.land(part, &batch);
+        // The overlay first, so that no load finds it there any more.
+        if let Some(above) = self.common.above.get() {
+            batch.0.iter().for_each(|(key, ..)| above.forget(usize::from(self.db), key));
+        }
+    }
+
+    /// The store has a version of a key that isn't ours. The newest value takes the place of what was passed
+    /// over, in the journal as in the overlay, so that no end of the process loses it; its room is free
+    /// as soon as that is written.
+    fn send_again(
+        &self,
+        part: &Part,
+        (key, change, position): (Bytes, Change, Position),
+        by: u64,
+    ) -> Result<(), JournalError> {
+        let mut lane = part.lane.lock();
+        // One that came meanwhile may be newer than it by itself.
+        let newest = lane.get(&key).filter(|newest| newest.version() <= by).cloned();
+        let above = self.common.above.get();
+        let version = || above?.conflict(usize::from(self.db), &key, by);
+        let newest = newest.and_then(|newest| Some(newest.with_version(version()?)));
+        let append = |newest| {
+            let mut room = self.common.journal.try_reserve(0)?;
+            self.append_to(part, &mut lane, &mut room, key.clone(), newest).map(drop)
+        };
+        let appended = newest.map_or(Ok(()), append);
+        lane.put_back(Batch(vec![(key, change, position)]));
+        appended
     }
 
     /// The store has refused a key's change.
@@ -183,7 +273,7 @@ impl Line {
         part.lane.lock().wait_until(key, at);
     }
 
-    fn give_up(&self, part: &Part, key: &bytes::Bytes, position: Position, why: &str) {
+    fn give_up(&self, part: &Part, key: &Bytes, position: Position, why: &str) {
         let shown = String::from_utf8_lossy(key).escape_debug().to_string();
         tracing::error!(
             "the store refuses what was written to key \"{shown}\": {why}; it is kept as a dead letter"
@@ -197,8 +287,8 @@ impl Line {
         self.note(&Landed { over, epochs }, before, lane.bytes());
         drop(lane);
         // The overlay first, so that no load finds it there any more.
-        if let Some(on_dead) = self.common.on_dead.get() {
-            on_dead(usize::from(self.db), key);
+        if let Some(above) = self.common.above.get() {
+            above.forget(usize::from(self.db), key);
         }
     }
 }

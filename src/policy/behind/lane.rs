@@ -53,6 +53,8 @@ struct Dirty {
     place: Place,
     /// How often the store has refused what it holds.
     refusals: u32,
+    /// To which versions of the store it gives way.
+    yields_to: u64,
 }
 
 /// When something became dirty.
@@ -149,6 +151,7 @@ impl Lane {
         if let Some(dirty) = self.dirty.get_mut(&key) {
             self.bytes = self.bytes + more - cost(&key, &dirty.change);
             (dirty.change, dirty.position, dirty.refusals) = (change, position, 0);
+            dirty.yields_to = 0;
             if dirty.place == Place::Flying {
                 dirty.since_next.get_or_insert_with(since);
             }
@@ -156,9 +159,24 @@ impl Lane {
         }
         self.bytes += more;
         self.queue.push_back(key.clone());
-        let (since, place, since_next, refusals) = (since(), Place::Waiting, None, 0);
-        self.dirty.insert(key, Dirty { change, position, since, since_next, place, refusals });
+        let (since, place, since_next) = (since(), Place::Waiting, None);
+        let (refusals, yields_to) = (0, 0);
+        self.dirty
+            .insert(key, Dirty { change, position, since, since_next, place, refusals, yields_to });
         Some(since)
+    }
+
+    /// A key's change is over if the store has a newer version of it, up to this one.
+    pub(super) fn set_yields_to(&mut self, key: &[u8], version: u64) {
+        if let Some(dirty) = self.dirty.get_mut(key) {
+            dirty.yields_to = version;
+        }
+    }
+
+    /// Whether a change that the store has passed over for this version is over with that.
+    pub(super) fn yields_to(&self, key: &[u8], position: Position, version: u64) -> bool {
+        let dirty = self.dirty.get(key).filter(|dirty| dirty.position == position);
+        dirty.is_some_and(|dirty| version <= dirty.yields_to)
     }
 
     /// What is due: those that are old enough, or were here before epoch `hurry`. All of it flies from

@@ -100,8 +100,15 @@ struct Part {
     wake: Notify,
 }
 
-/// Called with the database and the key of a change that was given up: its cached copy has to go.
-type OnDead = Box<dyn Fn(usize, &Bytes) + Send + Sync>;
+/// What the lines need of the cache above them.
+pub trait Above: Send + Sync + 'static {
+    /// A key's cached copy has to go: the store has something else.
+    fn forget(&self, db: usize, key: &Bytes);
+
+    /// The store has a version of a key that was never issued here: counts that, and gives a version above it.
+    /// `None`: the cache is gone.
+    fn conflict(&self, db: usize, key: &Bytes, stored: u64) -> Option<u64>;
+}
 
 /// What the lines of a server share.
 struct Common {
@@ -110,7 +117,7 @@ struct Common {
     clock: Clock,
     /// What all dirty keys take, in bytes.
     bytes: AtomicUsize,
-    on_dead: OnceLock<OnDead>,
+    above: OnceLock<Box<dyn Above>>,
 }
 
 /// The unflushed changes of one namespace.
@@ -159,8 +166,8 @@ impl Behind {
         let syncs_first = options.fsync == Fsync::Always;
         let path = options.path.clone();
         let (journal, replay) = Journal::open(options, disk, clock.clone())?;
-        let (bytes, on_dead) = (AtomicUsize::new(0), OnceLock::new());
-        let common = Arc::new(Common { journal, dead, clock, bytes, on_dead });
+        let (bytes, above) = (AtomicUsize::new(0), OnceLock::new());
+        let common = Arc::new(Common { journal, dead, clock, bytes, above });
         let mut lines = Vec::new();
         for namespace in policies.iter_mut().filter(|namespace| namespace.write == Write::Behind) {
             let Some((_, store)) = &namespace.store else { continue };
@@ -174,6 +181,9 @@ impl Behind {
             namespace.line = Some(line);
         }
         let report = replay.report().clone();
+        // The store may have a newer change of such a key that was flushed, and that a power loss took from
+        // the journal. What is ahead of the clock is most likely somebody else's.
+        let ours = report.ceiling.min(common.clock.version());
         for replayed in replay {
             let replayed = replayed?;
             let namespace = policies.of(usize::from(replayed.db), &replayed.key);
@@ -188,17 +198,16 @@ impl Behind {
                 );
                 return Err(Error::Config(text));
             };
-            line.take_in(replayed.key, replayed.change, replayed.position);
+            line.take_in(replayed.key, replayed.change, replayed.position, ours);
         }
         policies.behind =
             Some(Arc::new(Self { common, lines, ceiling: report.ceiling, syncs_first }));
         Ok(())
     }
 
-    /// Starts bringing changes to the stores; `on_dead` is called with database and key of one that was
-    /// given up.
-    pub fn start(&self, runtime: &Handle, on_dead: impl Fn(usize, &Bytes) + Send + Sync + 'static) {
-        let _ = self.common.on_dead.set(Box::new(on_dead));
+    /// Starts bringing changes to the stores, below this cache.
+    pub fn start(&self, runtime: &Handle, above: impl Above) {
+        let _ = self.common.above.set(Box::new(above));
         for line in &self.lines {
             for part in 0..line.parts.len() {
                 runtime.spawn(flusher::run(Arc::downgrade(line), part));
@@ -360,7 +369,34 @@ impl Line {
         change: Change,
     ) -> Result<Position, JournalError> {
         let part = self.part(&key);
+        self.append_to(part, &mut part.lane.lock(), reservation, key, change)
+    }
+
+    /// The same; but it is over if the store has a newer version of it (SEMANTICS 17).
+    ///
+    /// # Errors
+    /// As [`Line::append`].
+    pub fn append_if_newer(
+        &self,
+        reservation: &mut Reservation,
+        key: Bytes,
+        change: Change,
+    ) -> Result<Position, JournalError> {
+        let part = self.part(&key);
         let mut lane = part.lane.lock();
+        let position = self.append_to(part, &mut lane, reservation, key.clone(), change)?;
+        lane.set_yields_to(&key, u64::MAX);
+        Ok(position)
+    }
+
+    fn append_to(
+        &self,
+        part: &Part,
+        lane: &mut Lane,
+        reservation: &mut Reservation,
+        key: Bytes,
+        change: Change,
+    ) -> Result<Position, JournalError> {
         let effect = Effect {
             db: self.db,
             key: key.clone(),
@@ -368,15 +404,16 @@ impl Line {
             supersedes: lane.position(&key),
         };
         let position = self.common.journal.append(reservation, effect)?;
-        self.put(part, &mut lane, key, change, position);
+        self.put(part, lane, key, change, position);
         Ok(position)
     }
 
     /// Takes up a change that is in the journal.
-    fn take_in(&self, key: Bytes, change: Change, position: Position) {
+    fn take_in(&self, key: Bytes, change: Change, position: Position, yields_to: u64) {
         let part = self.part(&key);
         let mut lane = part.lane.lock();
-        self.put(part, &mut lane, key, change, position);
+        self.put(part, &mut lane, key.clone(), change, position);
+        lane.set_yields_to(&key, yields_to);
     }
 
     fn put(&self, part: &Part, lane: &mut Lane, key: Bytes, change: Change, position: Position) {
