@@ -39,7 +39,7 @@ use tokio::runtime::Handle;
 use crate::{
     clock::Clock,
     error::ClientError,
-    policy::{Age, NamespaceStats, Policies, Write},
+    policy::{Age, Namespace, NamespaceStats, Policies, Write},
     store::StoreError,
     tier::{
         memory::{Memory, NoRoom, Options},
@@ -290,6 +290,14 @@ impl Cache {
     /// Changes the length of the longest string that a command may make.
     pub fn set_max_string(&self, bytes: usize) {
         self.0.max_string.store(bytes, Relaxed);
+    }
+
+    /// Has a namespace's times, and how its changes are brought to its store, be as those of this one from
+    /// now on.
+    pub fn change_namespace(&self, namespace: &Namespace) {
+        self.0.policies.change(namespace);
+        // L1 has noted when its copies are to be looked at again.
+        self.0.memory.outdate();
     }
 
     /// Changes how long a store may take: then a load fails, and a write's outcome is unknown.

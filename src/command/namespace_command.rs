@@ -1,5 +1,5 @@
 //! LARDER.NAMESPACE, LARDER.FLUSH and INFO's section `namespaces`: what happens between cache and store, by
-//! prefix.
+//! prefix, and what may change of that while the server runs.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -27,6 +27,18 @@ pub const ROWS: &[Row] = &[
         name: "larder.namespace",
         arity: -2,
         run: Run::Sub(&[
+            Row {
+                name: "get",
+                arity: 3,
+                flags: Flags::ADMIN.with(READ),
+                run: Run::Session(get),
+                complexity: "O(N) where N is the number of namespaces.",
+                since: "0.1.0",
+                summary: "Shows what can be set of the namespace of a prefix: keys and values, as CONFIG GET \
+                          has values; an empty one is none.",
+                syntax: "prefix",
+                ..SUB
+            },
             Row { name: "help", run: Run::Session(help_text), since: "0.1.0", ..HELP },
             Row {
                 name: "info",
@@ -48,6 +60,18 @@ pub const ROWS: &[Row] = &[
                 since: "0.1.0",
                 summary: "Shows every namespace, and what happened in it since the start.",
                 syntax: "",
+                ..SUB
+            },
+            Row {
+                name: "set",
+                arity: -5,
+                flags: Flags::ADMIN.with(READ),
+                run: Run::Session(set),
+                complexity: "O(N) where N is the number of namespaces.",
+                since: "0.1.0",
+                summary: "Changes keys of the namespace of a prefix, in the selected database, all of them or \
+                          none; `default` takes one out. Those that take a restart are refused.",
+                syntax: "prefix key value [key value ...]",
                 ..SUB
             },
         ]),
@@ -74,10 +98,15 @@ pub const ROWS: &[Row] = &[
 
 fn help_text(_: &mut Session, _: Args<'_>, reply: &mut Reply<'_>) -> Result<(), Stop> {
     let lines = [
+        "GET <prefix>",
+        "    Show what can be set of the namespace of the prefix.",
         "INFO <key>",
         "    Show the namespace of the key, in the selected database.",
         "LIST",
         "    Show every namespace.",
+        "SET <prefix> <key> <value> [<key> <value> ...]",
+        "    Change keys of the namespace of the prefix, all of them or none.",
+        "    (the value 'default' takes one out)",
     ];
     help(reply, "LARDER.NAMESPACE", &lines);
     Ok(())
@@ -201,6 +230,29 @@ fn info_of_key(session: &mut Session, args: Args<'_>, reply: &mut Reply<'_>) -> 
         Some(index) => show(session, (index, policies.at(index)), reply),
         None => reply.null(),
     }
+    Ok(())
+}
+
+fn get(session: &mut Session, args: Args<'_>, reply: &mut Reply<'_>) -> Result<(), Stop> {
+    let found = session.shared.live.get_namespace(args.get(2), session.db)?;
+    reply.map(found.len());
+    for (name, value) in found {
+        reply.bulk(name.as_bytes());
+        reply.bulk(value.as_bytes());
+    }
+    Ok(())
+}
+
+fn set(session: &mut Session, args: Args<'_>, reply: &mut Reply<'_>) -> Result<(), Stop> {
+    if args.len().is_multiple_of(2) {
+        return Err(ClientError::SYNTAX.into());
+    }
+    let pair = |at| (args.get(at), args.get(at + 1));
+    let pairs: Vec<_> = (3..args.len()).step_by(2).map(pair).collect();
+    let shared = &session.shared;
+    let apply = |all: &[_]| shared.apply_namespaces(all);
+    shared.live.set_namespace((args.get(2), session.db), &pairs, apply)?;
+    reply.ok();
     Ok(())
 }
 

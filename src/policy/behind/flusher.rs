@@ -105,10 +105,11 @@ enum Failed {
 
 impl Line {
     fn due(&self, part: &Part) -> Due {
+        let settings = self.settings.load();
         let terms = Terms {
-            delay: self.settings.delay,
-            batch: self.settings.batch.max(1),
-            bytes: self.settings.batch_bytes,
+            delay: settings.delay,
+            batch: settings.batch.max(1),
+            bytes: settings.batch_bytes,
         };
         let journal = &self.common.journal;
         let is_pressed = journal.is_half_full();
@@ -259,7 +260,7 @@ impl Line {
         let Some((key, change, position)) = batch.0.into_iter().next() else { return };
         let refusals = part.lane.lock().refuse(&key, position);
         let Some(refusals) = refusals else { return };
-        if refusals >= self.settings.tries {
+        if refusals >= self.settings().tries {
             let (time, db) = (self.common.clock.now(), self.db);
             let id = position.sequence();
             let reason = why.to_owned();

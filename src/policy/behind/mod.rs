@@ -23,6 +23,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::{runtime::Handle, sync::Notify, time::Instant};
@@ -125,7 +126,7 @@ pub struct Line {
     common: Arc<Common>,
     db: u16,
     store: Arc<dyn Store>,
-    settings: Settings,
+    settings: ArcSwap<Settings>,
     parts: Box<[Part]>,
     hasher: ahash::RandomState,
     records: AtomicUsize,
@@ -288,7 +289,7 @@ impl Line {
             common,
             db,
             store,
-            settings,
+            settings: ArcSwap::from_pointee(settings),
             parts,
             hasher: ahash::RandomState::new(),
             records: AtomicUsize::new(0),
@@ -311,8 +312,15 @@ impl Line {
     }
 
     /// How it brings changes to its store.
-    pub fn settings(&self) -> &Settings {
-        &self.settings
+    pub fn settings(&self) -> Arc<Settings> {
+        self.settings.load_full()
+    }
+
+    /// Has it bring changes to its store in another way from now on; the partitions stay as they are.
+    pub fn set_settings(&self, settings: Settings) {
+        self.settings.store(Arc::new(settings));
+        // What is due sooner now isn't slept over.
+        self.parts.iter().for_each(|part| part.wake.notify_one());
     }
 
     /// What is unflushed.
