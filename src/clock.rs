@@ -25,6 +25,11 @@ impl Clock {
         }
     }
 
+    /// The time as versions of writes have it (SEMANTICS 14): in unix microseconds.
+    pub fn version(&self) -> u64 {
+        version_at(self.now())
+    }
+
     /// The time in unix milliseconds.
     #[inline]
     pub fn now(&self) -> u64 {
@@ -33,6 +38,12 @@ impl Clock {
             None => micros() / 1000,
         }
     }
+}
+
+/// A time in unix milliseconds as versions of writes have it.
+#[inline]
+pub fn version_at(now: u64) -> u64 {
+    now.saturating_mul(1000)
 }
 
 /// The system's time in unix microseconds.

@@ -48,6 +48,8 @@ const REQUESTS: &[(&str, &str)] = &[
     ("LARDER.NAMESPACE HELP", "**"),
     ("LARDER.NAMESPACE LIST", "**"),
     ("LARDER.NAMESPACE INFO k", "$_"),
+    ("LARDER.NAMESPACE GET n:", "*%"),
+    ("LARDER.NAMESPACE SET n: ttl 5m", "++"),
     ("LARDER.FLUSH", "++"),
     ("LARDER.DEADLETTER HELP", "**"),
     ("LARDER.DEADLETTER LIST", "**"),
@@ -171,7 +173,8 @@ fn listed(raw: &mut Raw) -> BTreeSet<String> {
     reply.split("\r\n").skip(2).step_by(2).map(str::to_owned).collect()
 }
 
-const TOML: &str = "maxmemory-policy = 'noeviction'\n[store.main]\nkind = 'memory'\n";
+const TOML: &str = "maxmemory-policy = 'noeviction'\n[store.main]\nkind = 'memory'\n\
+                    [[namespace]]\nprefix = 'n:'\nmode = 'cache-aside'\n";
 
 #[test]
 fn every_command_is_reached_and_replies_with_its_kind() {

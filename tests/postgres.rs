@@ -101,6 +101,58 @@ fn a_table_of_its_own_loads_writes_deletes_and_keeps_it_all() {
     expect(conn, "GET order:1", "$6|coffee");
 }
 
+/// SEMANTICS 14: *A counter restarts at 0, the store refuses acknowledged writes as older and the flusher takes
+/// that for success.*
+#[test]
+fn rule_14_an_acknowledged_write_wins_over_a_version_from_the_future() {
+    let Some(postgres) = shared() else { return };
+    // The newest is beyond what `bigint` has without its sign.
+    postgres.sql(
+        "create table ahead (key bytea primary key, value bytea not null, \
+         deadline bigint not null default 0, version bigint not null default 0); \
+         insert into ahead (key, value, version) \
+         select convert_to(k || i, 'utf8'), 'foreign', 9000000000000000000 + i \
+         from unnest(array['b:', 'w:']) as k, generate_series(1, 5) as i; \
+         update ahead set version = -9000000000000000000 where key = 'b:5'",
+    );
+    let dir = tempfile::tempdir().expect("a directory");
+    let toml = "store-timeout = '20s'\n".to_owned()
+        + &store(&postgres, "main", "table = 'ahead'")
+        + &namespace("w:", "write-through", "main")
+        + &namespace("b:", "write-behind", "main")
+        + "behind-delay = '1h'\nbehind-partitions = 1\n";
+    let server = start(dir.path(), &toml);
+    let conn = &mut server.raw();
+    let rows = |prefix: &str| {
+        let newer = "(version < 0 or version > 9000000000000000000)";
+        postgres.sql(&format!(
+            "select convert_from(value, 'utf8'), count(*), bool_and({newer}) from ahead \
+             where key between '{prefix}' and '{prefix}~' group by 1 order by 1"
+        ))
+    };
+    expect(conn, "MSET w:1 ours w:2 ours", "+OK");
+    assert_eq!(rows("w:"), ["foreign|3|t", "ours|2|t"]);
+    conflicts(conn, "w:", 2);
+    expect(conn, "SET w:3 ours", "+OK");
+    conflicts(conn, "w:", 2);
+    for number in 1..=6 {
+        expect(conn, &format!("SET b:{number} ours"), "+OK");
+    }
+    expect(conn, "LARDER.FLUSH", "+OK");
+    assert_eq!(rows("b:"), ["ours|6|t"]);
+    conflicts(conn, "b:", 1);
+    expect(conn, "DEL b:5", ":1");
+    expect(conn, "LARDER.FLUSH", "+OK");
+    assert_eq!(rows("b:"), ["ours|5|t"]);
+    conflicts(conn, "b:", 1);
+}
+
+/// How often the store had a version that was never issued here.
+fn conflicts(conn: &mut Raw, key: &str, count: u64) {
+    let info = conn.ask_line(&format!("LARDER.NAMESPACE INFO {key}"));
+    assert!(info.contains(&format!("conflicts\r\n:{count}\r\n")), "{info}");
+}
+
 /// A server that is no standby doesn't lag, and says so.
 #[test]
 fn a_replica_within_max_lag_is_read() {

@@ -128,6 +128,8 @@ fn refusing() -> Option<Postgres> {
 }
 
 const REFUSE: &str = "alter table kept add constraint no_bad check (value <> 'bad') not valid";
+/// What is said of a dead letter that is tried once more.
+const QUEUED: &str = "queued: it is stored unless the store has a newer value";
 const ALLOW: &str = "alter table kept drop constraint no_bad";
 
 /// The value of a key in the table; none, if there is no row.
@@ -200,12 +202,12 @@ fn what_the_store_refuses_is_a_dead_letter_and_the_others_are_stored_meanwhile()
     // Refused again, it is another letter.
     assert_eq!(
         says(&["retry", &letter, "7777777"], dir.path(), server.port()),
-        "queued\nunknown\n"
+        format!("{QUEUED}\nunknown\n")
     );
     let again = the_letter(conn, "b:poison");
     assert_ne!(again, letter);
     postgres.sql(ALLOW);
-    expect(conn, "LARDER.DEADLETTER RETRY ALL", "*1|$6|queued");
+    expect(conn, "LARDER.DEADLETTER RETRY ALL", &format!("*1|$55|{QUEUED}"));
     expect(conn, "LARDER.FLUSH", "+OK");
     assert_eq!(row(&postgres, "b:poison"), ["bad"]);
     expect(conn, "GET b:poison", "$3|bad");
@@ -226,7 +228,7 @@ fn a_dead_letter_never_overtakes_a_newer_value() {
         if is_stored {
             expect(conn, "LARDER.FLUSH", "+OK");
         }
-        expect(conn, "LARDER.DEADLETTER RETRY ALL", "*1|$9|overtaken");
+        expect(conn, "LARDER.DEADLETTER RETRY ALL", "*1|$36|overtaken: the key has a newer value");
         expect(conn, "LARDER.DEADLETTER LIST", "*0");
         expect(conn, "LARDER.FLUSH", "+OK");
         assert_eq!(row(&postgres, "b:1"), ["newer"]);
@@ -248,7 +250,7 @@ fn dead_letters_are_handled_from_the_shell_with_and_without_a_server() {
     let line = format!("{letter}\tdb 0\tb:1\tput of 3 bytes\t3 tries\t");
     assert!(list.starts_with(&line) && list.lines().count() == 1, "{list}");
     postgres.sql(ALLOW);
-    assert_eq!(says(&["retry", "all"], dir.path(), port), "queued\n");
+    assert_eq!(says(&["retry", "all"], dir.path(), port), format!("{QUEUED}\n"));
     expect(conn, "LARDER.FLUSH", "+OK");
     assert_eq!(row(&postgres, "b:1"), ["bad"]);
     postgres.sql("update kept set value = 'row' where key = 'b:1'");

@@ -15,8 +15,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// What became of a dead letter that was to be tried once more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Retried {
-    /// It is in the journal again, and will be stored. If the store refuses it again it becomes a dead letter
-    /// of another number.
+    /// It is in the journal again, and will be stored, unless what the store has is newer by then. If the store
+    /// refuses it again it becomes a dead letter of another number.
     Queued,
     /// The key has a newer value, so it is over.
     Overtaken,
@@ -29,8 +29,8 @@ pub enum Retried {
 impl fmt::Display for Retried {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Queued => f.write_str("queued"),
-            Self::Overtaken => f.write_str("overtaken"),
+            Self::Queued => f.write_str("queued: it is stored unless the store has a newer value"),
+            Self::Overtaken => f.write_str("overtaken: the key has a newer value"),
             Self::Unknown => f.write_str("unknown"),
             Self::Failed(why) => write!(f, "failed: {why}"),
         }
@@ -68,7 +68,7 @@ impl Cache {
                     return Ok(Retried::Overtaken);
                 }
                 let update = Update::of(&key, &letter.change);
-                let position = line.append(&mut room, update, self.clock().now())?;
+                let position = line.append_if_newer(&mut room, update, self.clock().now())?;
                 release.wait_for(position);
                 // The copy is of what the store has.
                 let key = StagedKey::from_slice(&key);

@@ -397,7 +397,7 @@ struct Soft<'a> {
 
 impl<'a> Soft<'a> {
     fn of(cache: &'a Inner, namespace: Option<usize>) -> Self {
-        let limit = namespace.and_then(|at| cache.policies.at(at).timeout_soft);
+        let limit = namespace.and_then(|at| cache.policies.times(at).timeout_soft());
         Self { cache, limit }
     }
 

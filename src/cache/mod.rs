@@ -37,9 +37,9 @@ use futures_util::{StreamExt, stream};
 use tokio::runtime::Handle;
 
 use crate::{
-    clock::Clock,
+    clock::{self, Clock},
     error::ClientError,
-    policy::{Age, NamespaceStats, Policies, Write},
+    policy::{Age, Namespace, NamespaceStats, Policies, Write},
     store::StoreError,
     tier::{
         memory::{Memory, NoRoom, Options},
@@ -212,11 +212,12 @@ impl Inner {
         self.version.fetch_max(seen, Relaxed);
     }
 
-    /// A version newer than all before: the clock (it is `now`) in microseconds, or one more than the last.
+    /// A version newer than all before: that of the clock (it is `now`), or one more than the last. There is
+    /// none above the highest; stores take equal ones for newer.
     fn next_version(&self, now: u64) -> u64 {
-        let now = now * 1000;
-        let next = |last: u64| Some(now.max(last + 1));
-        self.version.fetch_update(Relaxed, Relaxed, next).map_or(now, |last| now.max(last + 1))
+        let now = clock::version_at(now);
+        let next = |last: u64| now.max(last.saturating_add(1));
+        self.version.fetch_update(Relaxed, Relaxed, |last| Some(next(last))).map_or(now, next)
     }
 }
 
@@ -289,6 +290,14 @@ impl Cache {
     /// Changes the length of the longest string that a command may make.
     pub fn set_max_string(&self, bytes: usize) {
         self.0.max_string.store(bytes, Relaxed);
+    }
+
+    /// Has a namespace's times, and how its changes are brought to its store, be as those of this one from
+    /// now on.
+    pub fn change_namespace(&self, namespace: &Namespace) {
+        self.0.policies.change(namespace);
+        // L1 has noted when its copies are to be looked at again.
+        self.0.memory.outdate();
     }
 
     /// Changes how long a store may take: then a load fails, and a write's outcome is unknown.

@@ -73,7 +73,8 @@ impl Pilot {
     /// Asks the store for the key. The limit counts from here, however long the load waits for others.
     pub(super) fn ask_store(self, at: usize, known: Known) {
         let namespace = self.cache.policies.at(at);
-        let limit = namespace.timeout_hard.unwrap_or_else(|| self.cache.store_timeout());
+        let limit = self.cache.policies.times(at).timeout_hard();
+        let limit = limit.unwrap_or_else(|| self.cache.store_timeout());
         let started = Instant::now();
         if let Some(line) = &namespace.line
             && let Some(record) = line.get(&self.key)

@@ -3,10 +3,11 @@
 //! The store is called on the background runtime by a task that holds the keys' turns, so that a client
 //! that goes away neither stops a write halfway nor leaves an older copy in memory. What the store
 //! refuses is never seen by anybody; when nobody knows how a write ended, the copies are dropped, and
-//! nothing of these keys is cached until the store has answered (SEMANTICS 10, 15, 16).
+//! nothing of these keys is cached until the store has answered (SEMANTICS 10, 15, 16). What it passes over
+//! for a newer version is sent again before the reply, under a version above that (SEMANTICS 14).
 
 use std::{
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{Arc, Weak, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -25,11 +26,14 @@ use crate::{
     journal::{Journal, JournalError, Reservation},
     policy::{
         Namespace, NamespaceStats, TtlMeans, Write,
-        behind::{Behind, Update},
+        behind::{Above, Behind, Update},
     },
-    store::{self, Store, StoreError},
+    store::{self, Overtaken, Store, StoreError},
     tier::entry::EntryRef,
 };
+
+/// How often a write is sent again before its reply, where the store has newer versions.
+const SENT_AGAIN: usize = 2;
 
 /// What a command's writes are staged in until it has run.
 #[derive(Default)]
@@ -56,12 +60,7 @@ impl Cache {
         // A copy on disk may be older: the process may have ended between journal and memory.
         behind.keys().iter().for_each(|(db, key)| self.0.forget_key(*db, key));
         self.account_unflushed();
-        let inner = Arc::downgrade(&self.0);
-        behind.start(self.0.runtime(), move |db, key| {
-            if let Some(inner) = inner.upgrade() {
-                inner.forget_key(db, key);
-            }
-        });
+        behind.start(self.0.runtime(), Arc::downgrade(&self.0));
     }
 
     /// The room in the journal that the command will need; `None`: it needs none.
@@ -156,7 +155,72 @@ fn last_of_each_key(staged: Changes) -> Changes {
     last
 }
 
+impl Above for Weak<Inner> {
+    fn forget(&self, db: usize, key: &Bytes) {
+        if let Some(inner) = self.upgrade() {
+            inner.forget_key(db, key);
+        }
+    }
+
+    fn conflict(&self, db: usize, key: &Bytes, stored: u64) -> Option<u64> {
+        let inner = self.upgrade()?;
+        let namespace = inner.policies.of(db, key)?;
+        Some(inner.conflict(namespace, key, stored))
+    }
+}
+
 impl Inner {
+    /// A store has a version of a key that was never issued here (SEMANTICS 14): a newer one.
+    fn conflict(&self, namespace: &Namespace, key: &[u8], stored: u64) -> u64 {
+        let count = namespace.stats.conflicts.fetch_add(1, Relaxed) + 1;
+        // Of many only some are told.
+        if count.is_power_of_two() {
+            let (prefix, key) = (namespace.prefix.escape_ascii(), key.escape_ascii());
+            tracing::warn!(
+                "namespace \"{prefix}\": the store has version {stored} of key \"{key}\", which was never \
+                 issued here; the newest value is sent again under a newer one ({count} so far)"
+            );
+        }
+        self.note_version(stored);
+        self.next_version(self.clock.now())
+    }
+
+    /// Brings an order to its store; what that passes over once more, under newer versions.
+    async fn send(&self, order: &mut Order) -> Result<(), StoreError> {
+        self.cover(&order.changes).await;
+        let mut overtaken = order.store.apply(&order.changes).await?;
+        for _ in 0..SENT_AGAIN {
+            if overtaken.is_empty() {
+                return Ok(());
+            }
+            let namespace = self.policies.at(order.namespace);
+            let again = |Overtaken { place, by }| {
+                let (key, change) = order.changes.get(place)?;
+                let version = self.conflict(namespace, key, by);
+                Some((key.clone(), change.clone().with_version(version)))
+            };
+            order.changes = overtaken.into_iter().filter_map(again).collect();
+            self.cover(&order.changes).await;
+            // Others of them may be done, and what memory has of these is older than what the store has.
+            let partly =
+                |why| StoreError::Timeout(format!("a newer version was there, then {why}"));
+            overtaken = order.store.apply(&order.changes).await.map_err(partly)?;
+        }
+        match overtaken.is_empty() {
+            true => Ok(()),
+            false => Err(StoreError::Timeout("others write newer versions all the time".into())),
+        }
+    }
+
+    /// Has the journal's ceiling above the versions of changes before anybody sees them. Where the journal has
+    /// failed it protects from a clock that is set back no more, and conflicts are what is left.
+    async fn cover(&self, changes: &[(Bytes, store::Change)]) {
+        let Some(behind) = self.policies.behind() else { return };
+        let newest = changes.iter().map(|(_, change)| change.version()).max().unwrap_or(0);
+        behind.journal().cover(newest);
+        let _ = behind.journal().covered(newest).await;
+    }
+
     /// What a store has to be told of these changes; an error if it concerns two of them, or two parts.
     fn order(&self, staged: &[Change]) -> Result<Option<Order>, ClientError> {
         let mut order: Option<((&str, u32), Order)> = None;
@@ -366,12 +430,13 @@ impl Unsettled {
 
 impl Settlement {
     async fn carry_out(mut self, order: Order) {
-        let result = self.tell(&order).await;
-        let stats = &self.cache.policies.at(order.namespace).stats;
+        let (namespace, count) = (order.namespace, order.changes.len());
+        let result = self.tell(order).await;
+        let stats = &self.cache.policies.at(namespace).stats;
         let release = Release::default();
         let result = match result {
             Ok(()) => {
-                NamespaceStats::add(&stats.writes, order.changes.len() as u64);
+                NamespaceStats::add(&stats.writes, count as u64);
                 let (staged, room) = (std::mem::take(&mut self.staged), self.room.as_mut());
                 self.cache.publish(staged, room, &release).map_err(Unsettled::Journal)
             }
@@ -390,8 +455,9 @@ impl Settlement {
 
     /// Calls the store. Past the time limit the copies go and the client is told that the outcome is
     /// unknown; when the store has answered at last, the copies go again.
-    async fn tell(&mut self, order: &Order) -> Result<(), StoreError> {
-        let call = order.store.apply(&order.changes);
+    async fn tell(&mut self, mut order: Order) -> Result<(), StoreError> {
+        let cache = self.cache.clone();
+        let call = cache.send(&mut order);
         tokio::pin!(call);
         if let Ok(result) = tokio::time::timeout(self.cache.store_timeout(), &mut call).await {
             return result;

@@ -5,7 +5,10 @@ use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{Session, TIME_EACH_BELOW, figures, rates::Reading, shared::Shared};
-use crate::{config::Settings, tier::eviction::Eviction};
+use crate::{
+    config::{NamespaceConfig, Settings},
+    tier::eviction::Eviction,
+};
 
 /// Descriptors that aren't for clients: listeners, stores, the runtimes.
 const RESERVED: u64 = 64;
@@ -47,6 +50,21 @@ impl Shared {
         self.cache.set_disk_limits(settings.disk_read_timeout, settings.disk_write_rate);
         make_descriptors(settings.maxclients);
         self.slowlog.trim(settings.slowlog_max_len as usize);
+    }
+
+    /// Reads the configuration file again, and brings what changed in it to the cache. Returns that in words.
+    ///
+    /// # Errors
+    /// As [`Live::reload`](crate::config::Live::reload): then nothing has changed.
+    pub fn reload(&self) -> Result<Vec<String>, String> {
+        let changed = self.live.reload(most_clients(), |all| self.apply_namespaces(all))?;
+        self.apply_settings();
+        Ok(changed)
+    }
+
+    /// Brings what may change of namespaces to the cache.
+    pub fn apply_namespaces(&self, namespaces: &[NamespaceConfig]) {
+        namespaces.iter().for_each(|config| self.cache.change_namespace(&config.namespace()));
     }
 
     /// Bytes that a worker's own cache may hold.

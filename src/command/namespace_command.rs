@@ -1,5 +1,5 @@
 //! LARDER.NAMESPACE, LARDER.FLUSH and INFO's section `namespaces`: what happens between cache and store, by
-//! prefix.
+//! prefix, and what may change of that while the server runs.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -27,6 +27,18 @@ pub const ROWS: &[Row] = &[
         name: "larder.namespace",
         arity: -2,
         run: Run::Sub(&[
+            Row {
+                name: "get",
+                arity: 3,
+                flags: Flags::ADMIN.with(READ),
+                run: Run::Session(get),
+                complexity: "O(N) where N is the number of namespaces.",
+                since: "0.1.0",
+                summary: "Shows what can be set of the namespace of a prefix: keys and values, as CONFIG GET \
+                          has values; an empty one is none.",
+                syntax: "prefix",
+                ..SUB
+            },
             Row { name: "help", run: Run::Session(help_text), since: "0.1.0", ..HELP },
             Row {
                 name: "info",
@@ -48,6 +60,18 @@ pub const ROWS: &[Row] = &[
                 since: "0.1.0",
                 summary: "Shows every namespace, and what happened in it since the start.",
                 syntax: "",
+                ..SUB
+            },
+            Row {
+                name: "set",
+                arity: -5,
+                flags: Flags::ADMIN.with(READ),
+                run: Run::Session(set),
+                complexity: "O(N) where N is the number of namespaces.",
+                since: "0.1.0",
+                summary: "Changes keys of the namespace of a prefix, in the selected database, all of them or \
+                          none; `default` takes one out. Those that take a restart are refused.",
+                syntax: "prefix key value [key value ...]",
                 ..SUB
             },
         ]),
@@ -74,10 +98,15 @@ pub const ROWS: &[Row] = &[
 
 fn help_text(_: &mut Session, _: Args<'_>, reply: &mut Reply<'_>) -> Result<(), Stop> {
     let lines = [
+        "GET <prefix>",
+        "    Show what can be set of the namespace of the prefix.",
         "INFO <key>",
         "    Show the namespace of the key, in the selected database.",
         "LIST",
         "    Show every namespace.",
+        "SET <prefix> <key> <value> [<key> <value> ...]",
+        "    Change keys of the namespace of the prefix, all of them or none.",
+        "    (the value 'default' takes one out)",
     ];
     help(reply, "LARDER.NAMESPACE", &lines);
     Ok(())
@@ -130,6 +159,7 @@ fn fields(session: &Session, (number, namespace): (usize, &Namespace)) -> Vec<Fi
         Field::Fraction("usec_per_load", mean_load),
         Field::Number("writes", get(&stats.writes)),
         Field::Number("write_errors", get(&stats.write_errors)),
+        Field::Number("conflicts", get(&stats.conflicts)),
     ];
     if let Some(line) = &namespace.line {
         let (backlog, counters) = (line.backlog(), line.counters());
@@ -203,6 +233,29 @@ fn info_of_key(session: &mut Session, args: Args<'_>, reply: &mut Reply<'_>) -> 
     Ok(())
 }
 
+fn get(session: &mut Session, args: Args<'_>, reply: &mut Reply<'_>) -> Result<(), Stop> {
+    let found = session.shared.live.get_namespace(args.get(2), session.db)?;
+    reply.map(found.len());
+    for (name, value) in found {
+        reply.bulk(name.as_bytes());
+        reply.bulk(value.as_bytes());
+    }
+    Ok(())
+}
+
+fn set(session: &mut Session, args: Args<'_>, reply: &mut Reply<'_>) -> Result<(), Stop> {
+    if args.len().is_multiple_of(2) {
+        return Err(ClientError::SYNTAX.into());
+    }
+    let pair = |at| (args.get(at), args.get(at + 1));
+    let pairs: Vec<_> = (3..args.len()).step_by(2).map(pair).collect();
+    let shared = &session.shared;
+    let apply = |all: &[_]| shared.apply_namespaces(all);
+    shared.live.set_namespace((args.get(2), session.db), &pairs, apply)?;
+    reply.ok();
+    Ok(())
+}
+
 async fn flush(session: &mut Session, args: Args<'_>, reply: &mut Reply<'_>) -> Result<(), Stop> {
     let policies = session.shared.cache.policies();
     let mut lines = Vec::new();
@@ -255,11 +308,11 @@ mod tests {
                     l1_hits=0,l2_hits=2,l3_hits=0,misses=1,hit_rate=0.67,seconds_saved=0.00,\
                     stale_served=0,negative_hits=0,stampedes_avoided=0,refreshes=0,\
                     refresh_errors=0,loads=4,load_errors=0,usec_per_load=2.50,writes=0,\
-                    write_errors=0\r\n";
+                    write_errors=0,conflicts=0\r\n";
         assert!(reply.contains(line), "{reply}");
         let shown = call(&mut session, &["LARDER.NAMESPACE", "INFO", "a,\n:x"]);
-        assert!(shown.starts_with("*44\r\n$6\r\nprefix\r\n$8\r\na\\x2c\\n:\r\n"), "{shown}");
+        assert!(shown.starts_with("*46\r\n$6\r\nprefix\r\n$8\r\na\\x2c\\n:\r\n"), "{shown}");
         assert_eq!(call(&mut session, &["LARDER.NAMESPACE", "INFO", "b"]), "$-1\r\n");
-        assert!(call(&mut session, &["LARDER.NAMESPACE", "LIST"]).starts_with("*1\r\n*44\r\n"));
+        assert!(call(&mut session, &["LARDER.NAMESPACE", "LIST"]).starts_with("*1\r\n*46\r\n"));
     }
 }

@@ -5,7 +5,7 @@
 use super::{
     composed::COMPOSED_KEYS,
     kind::{Kind, Unit},
-    namespaces::NAMESPACE_KEYS,
+    namespaces::{NAMESPACE_KEYS, NamespaceConfig},
     settings::{Change, SETTINGS, Setting},
     tables::{STORE_KEYS, TableKey},
 };
@@ -29,6 +29,10 @@ value that doesn't fit or a contradiction ends the start with exit code 2 and th
   counted in. `CONFIG GET` answers in such numbers.
 - **Live** settings can be changed with `CONFIG SET`, several at once and all or none; the others
   take a restart. `CONFIG REWRITE` puts what was changed into the file and keeps its comments.
+- At **SIGHUP** the server reads the file again: live settings, and what may change of namespaces, are
+  as the file and the flags have them from then on, also where `CONFIG SET` had changed them. If the
+  file is wrong, or anything in it that takes a restart has changed, nothing changes, and the log says
+  what it was and where it stands.
 - `requirepass` shows in no log, error or help; `CONFIG GET requirepass` answers it, as in Redis,
   to clients that have authenticated.
 ";
@@ -48,7 +52,7 @@ pub fn markdown() -> String {
         + &key_rows(STORE_KEYS)
         + &key_rows(COMPOSED_KEYS)
         + NAMESPACES
-        + &key_rows(NAMESPACE_KEYS)
+        + &NAMESPACE_KEYS.iter().map(namespace_row).collect::<String>()
 }
 
 const SETTINGS_HEAD: &str = "\
@@ -60,7 +64,7 @@ const STORES: &str = "
 ## Stores
 
 `[store.NAME]` declares a store, a system of record behind the cache; namespaces refer to it by NAME
-(letters, digits, `-`, `_`). Stores and namespaces are in the file only and take a restart.
+(letters, digits, `-`, `_`). Stores and namespaces are in the file only. Stores take a restart.
 
 | Key | Values | Default | |
 |---|---|---|---|
@@ -70,10 +74,13 @@ const NAMESPACES: &str = "
 ## Namespaces
 
 Each `[[namespace]]` says what a miss and a write of the keys with its prefix do. A prefix is unique
-within its database.
+within its database. Live keys change at SIGHUP, and with `LARDER.NAMESPACE SET prefix key value ...`
+(`default` takes a key out, `LARDER.NAMESPACE GET prefix` shows them); `CONFIG REWRITE` puts them into
+the file. A new `ttl` is that of copies loaded from then on; of those that are there, one that would be
+fresh for longer than it is loaded again.
 
-| Key | Values | Default | |
-|---|---|---|---|
+| Key | Values | Default | Live | |
+|---|---|---|---|---|
 ";
 
 fn row(setting: &Setting) -> String {
@@ -93,6 +100,17 @@ fn key_rows(keys: &[TableKey]) -> String {
         format!("| `{}` | {} | {} | {} |\n", key.name, values(key.kind), key.default, key.help)
     };
     keys.iter().map(row).collect()
+}
+
+fn namespace_row(key: &TableKey) -> String {
+    format!(
+        "| `{}` | {} | {} | {} | {} |\n",
+        key.name,
+        values(key.kind),
+        key.default,
+        if NamespaceConfig::live_key(key.name).is_some() { "yes" } else { "no" },
+        key.help
+    )
 }
 
 /// What values a kind takes, in few words.
@@ -145,7 +163,7 @@ mod tests {
     fn every_row_has_its_columns() {
         for line in markdown().lines().filter(|line| line.starts_with('|')) {
             let columns = line.matches('|').count();
-            assert!(columns == 7 || columns == 5, "{line}");
+            assert!((5..=7).contains(&columns), "{line}");
         }
     }
 

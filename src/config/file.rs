@@ -9,7 +9,8 @@ use toml_edit::{Document, Item, TableLike, Value as Toml};
 use super::{
     Config,
     kind::{Kind, Value},
-    namespaces,
+    namespaces::{self, NamespaceConfig},
+    reload::Source,
     settings::{SETTINGS, Setting, Settings, nearest},
     tables,
 };
@@ -28,6 +29,11 @@ pub(super) struct Origin<'a> {
 }
 
 impl Origin<'_> {
+    /// The same at a place, if it is there.
+    pub fn error_at(&self, place: &Place<'_>, message: impl AsRef<str>) -> String {
+        self.error(&place.find(*self), message)
+    }
+
     /// `file:line:column: message`; lines and columns (characters) count from 1.
     pub fn error(&self, span: &Span, message: impl AsRef<str>) -> String {
         let (name, message) = (self.name, message.as_ref());
@@ -38,6 +44,37 @@ impl Origin<'_> {
         let start = before.rfind('\n').map_or(0, |at| at + 1);
         let column = before.get(start..).unwrap_or_default().chars().count() + 1;
         format!("{name}:{line}:{column}: {message}")
+    }
+}
+
+/// Something in a file.
+pub(super) enum Place<'a> {
+    /// A setting, by its name.
+    Setting(&'a str),
+    /// A store, by its name.
+    Store(&'a str),
+    /// A key of a namespace.
+    Namespace(&'a NamespaceConfig, &'a str),
+    /// It isn't there.
+    Nowhere,
+}
+
+impl Place<'_> {
+    /// Where it stands in a text that has been read without an error.
+    fn find(&self, origin: Origin<'_>) -> Span {
+        let document = Document::parse(origin.text).ok()?;
+        let root = document.as_table();
+        match self {
+            Self::Setting(name) => read_settings(origin, root).ok()?.1.remove(name)?,
+            Self::Store(name) => {
+                let stores = root.get("store")?.as_table_like()?;
+                stores.get(name).and_then(Item::span).or_else(|| key_span(stores, name))
+            }
+            Self::Namespace(namespace, key) => {
+                namespaces::place(origin, root.get("namespace")?, namespace, key)
+            }
+            Self::Nowhere => None,
+        }
     }
 }
 
@@ -60,6 +97,7 @@ pub(super) fn read(origin: Origin<'_>, flags: Flags) -> Result<Config, String> {
         .map_err(|error| origin.error(&error.span(), error.message().trim().replace('\n', "; ")))?;
     let root = document.as_table();
     let (mut settings, spans) = read_settings(origin, root)?;
+    let given = flags.iter().map(|(setting, value)| (setting.name, value.clone())).collect();
     for (setting, value) in flags {
         setting.put(&mut settings, value);
     }
@@ -70,7 +108,9 @@ pub(super) fn read(origin: Origin<'_>, flags: Flags) -> Result<Config, String> {
     let stores = tables::read_stores(origin, root.get("store"), &settings)?;
     let namespaces =
         namespaces::read_namespaces(origin, root.get("namespace"), &settings, &stores)?;
-    Ok(Config { settings, stores, namespaces, path: None })
+    let source =
+        Source { name: origin.name.to_owned(), text: origin.text.to_owned(), flags: given };
+    Ok(Config { settings, stores, namespaces, path: None, source })
 }
 
 /// The settings in the file, and where each key stands.
@@ -174,7 +214,7 @@ mod tests {
 
     #[test]
     fn an_empty_file_is_the_default() {
-        assert_eq!(config(""), Config::default());
+        assert_eq!(Config { source: Source::default(), ..config("") }, Config::default());
     }
 
     #[test]

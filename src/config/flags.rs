@@ -172,7 +172,8 @@ mod tests {
 
     #[test]
     fn no_arguments_are_the_defaults() {
-        assert_eq!(from(&[]).expect("defaults"), Config::default());
+        let config = from(&[]).expect("defaults");
+        assert_eq!(Config { source: Default::default(), ..config }, Config::default());
     }
 
     #[test]

@@ -4,6 +4,9 @@
 //! load, to learn that it is out of date. Writers take turns; a CONFIG SET of several settings
 //! takes effect in one swap or not at all. The rules and texts are those of Redis 7
 //! (<https://redis.io/docs/latest/commands/config-set/>).
+//!
+//! The file can be read again (SIGHUP), and keys of namespaces can be set (LARDER.NAMESPACE SET): that is a
+//! change of the file's text in memory, so one reader judges both.
 
 use std::{
     borrow::Cow,
@@ -18,11 +21,14 @@ use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 
 use super::{
-    Config, rewrite,
+    Config, NAMESPACE_KEYS, NamespaceConfig,
+    reload::LIVE_NAMESPACE_KEYS,
+    rewrite,
     settings::{Change, SETTINGS, Setting, Settings},
 };
 use crate::error::ClientError;
 
+const NO_NAMESPACE: ClientError = ClientError::new("ERR no namespace has this prefix");
 /// The longest piece of a request that an error repeats, in characters.
 const MAX_ECHO: usize = 1024;
 
@@ -31,8 +37,9 @@ const MAX_ECHO: usize = 1024;
 pub struct Live {
     settings: ArcSwap<Settings>,
     version: AtomicU64,
-    /// Held while settings change and while the file is written.
-    writer: Mutex<()>,
+    /// The configuration in force, but for its settings. Held while it or they change, and while the file
+    /// is written.
+    config: Mutex<Config>,
     path: Option<PathBuf>,
 }
 
@@ -42,7 +49,7 @@ impl Live {
         Self {
             settings: ArcSwap::from_pointee(config.settings.clone()),
             version: AtomicU64::new(0),
-            writer: Mutex::new(()),
+            config: Mutex::new(config.clone()),
             path: config.path.clone(),
         }
     }
@@ -83,7 +90,7 @@ impl Live {
     /// value that is refused.
     pub fn config_set(&self, pairs: &[(&[u8], &[u8])]) -> Result<Vec<&'static str>, ClientError> {
         let named = resolve(pairs)?;
-        let _turn = self.writer.lock();
+        let _turn = self.config.lock();
         let before = self.settings.load_full();
         let mut after = Settings::clone(&before);
         for (setting, value) in named {
@@ -92,10 +99,105 @@ impl Live {
         let changed = SETTINGS.iter().filter(|row| row.value(&before) != row.value(&after));
         let changed: Vec<_> = changed.map(|setting| setting.name).collect();
         if !changed.is_empty() {
-            self.settings.store(Arc::new(after));
-            self.version.fetch_add(1, Ordering::Release);
+            self.put(after);
         }
         Ok(changed)
+    }
+
+    fn put(&self, settings: Settings) {
+        self.settings.store(Arc::new(settings));
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// Reads the file again: what changed in it and may change while the server runs is in force from
+    /// here on, and what CONFIG SET had changed is as the file has it. More than `most` clients there aren't.
+    /// `apply` brings the namespaces to the cache. Returns what changed, in words.
+    ///
+    /// # Errors
+    /// If there is no file, it can't be read or is wrong, or something of the change takes a restart; then
+    /// nothing has changed.
+    pub fn reload(
+        &self,
+        most: u32,
+        apply: impl FnOnce(&[NamespaceConfig]),
+    ) -> Result<Vec<String>, String> {
+        let mut config = self.config.lock();
+        if self.path.is_none() {
+            return Err("there is no configuration file".to_owned());
+        }
+        config.settings = Settings::clone(&self.get());
+        let mut new = config.read_again()?;
+        let clients = &mut new.settings.maxclients;
+        *clients = (*clients).min(most.max(config.settings.maxclients));
+        let changed = config.difference(&new)?;
+        apply(&new.namespaces);
+        if new.settings != config.settings {
+            self.put(new.settings.clone());
+        }
+        *config = new;
+        Ok(changed)
+    }
+
+    /// LARDER.NAMESPACE SET: keys of the namespace of a prefix in a database, all of them or none, as the file
+    /// would have them; `default` takes one out. `apply` brings the namespaces to the cache.
+    ///
+    /// # Errors
+    /// There is no such namespace or key, it takes a restart, or the value is refused.
+    pub fn set_namespace(
+        &self,
+        (prefix, db): (&[u8], usize),
+        pairs: &[(&[u8], &[u8])],
+        apply: impl FnOnce(&[NamespaceConfig]),
+    ) -> Result<(), ClientError> {
+        let mut config = self.config.lock();
+        let known = config.namespaces.iter().find(|namespace| namespace.is(prefix, db));
+        let known = known.ok_or(NO_NAMESPACE)?.clone();
+        let refused = |why: &str| ClientError::from(format!("ERR {}", echo(why.as_bytes())));
+        let mut edits = Vec::new();
+        for &(name, value) in pairs {
+            let text = |bytes| std::str::from_utf8(bytes).map_err(|_| refused("not UTF-8"));
+            let (name, value) = (text(name)?.to_ascii_lowercase(), text(value)?);
+            let key = NAMESPACE_KEYS.iter().find(|key| key.name == name);
+            let key = key.ok_or_else(|| refused(&format!("a namespace has no `{name}`")))?;
+            if NamespaceConfig::live_key(key.name).is_none() {
+                return Err(refused(&format!("a change of `{name}` takes a restart")));
+            }
+            let parsed = (value != "default").then(|| key.kind.parse(value)).transpose();
+            let explain = |refusal| refused(&format!("`{name}`: {}", key.kind.explain(&refusal)));
+            edits.push((key, parsed.map_err(explain)?));
+        }
+        let wrong = |why: String| refused(config.source.message(&why));
+        let text = rewrite::edit_namespace(&config.source.text, &known, &edits).map_err(wrong)?;
+        let new = config.with_text(text).map_err(wrong)?;
+        let new = Config { settings: config.settings.clone(), ..new };
+        config.difference(&new).map_err(wrong)?;
+        apply(&new.namespaces);
+        *config = new;
+        Ok(())
+    }
+
+    /// LARDER.NAMESPACE GET: what may change of the namespace of a prefix in a database, names and values as
+    /// CONFIG GET has them; empty: there is none.
+    ///
+    /// # Errors
+    /// There is no such namespace.
+    pub fn get_namespace(
+        &self,
+        prefix: &[u8],
+        db: usize,
+    ) -> Result<Vec<(&'static str, String)>, ClientError> {
+        let config = self.config.lock();
+        let known = config.namespaces.iter().find(|namespace| namespace.is(prefix, db));
+        let known = known.ok_or(NO_NAMESPACE)?;
+        let one = |(name, value): &(&'static str, fn(&NamespaceConfig) -> super::Value)| {
+            let kind = NAMESPACE_KEYS.iter().find(|key| key.name == *name)?.kind;
+            let text = match value(known) {
+                super::Value::Time(None) => String::new(),
+                value => kind.redis_text(&value),
+            };
+            Some((*name, text))
+        };
+        Ok(LIVE_NAMESPACE_KEYS.iter().filter_map(one).collect())
     }
 
     /// CONFIG REWRITE: puts the settings in force into the file that the server was started with,
@@ -107,8 +209,8 @@ impl Live {
         const NO_FILE: ClientError =
             ClientError::new("ERR The server is running without a config file");
         let path = self.path.as_deref().ok_or(NO_FILE)?;
-        let _turn = self.writer.lock();
-        rewrite::rewrite(path, &self.get()).map_err(|why| {
+        let config = self.config.lock();
+        rewrite::rewrite(path, &self.get(), &config).map_err(|why| {
             ClientError::from(format!("ERR Rewriting config file: {}", echo(why.as_bytes())))
         })
     }

@@ -1,7 +1,7 @@
 //! The configuration. Every setting is declared once, in the table of `settings.rs`; the file's
 //! reader (`file.rs`, and `tables.rs` for stores and namespaces), the flags and `--help`
 //! (`flags.rs`), CONFIG GET/SET/REWRITE (`live.rs`, `rewrite.rs`) and `docs/configuration.md`
-//! (`docs.rs`) are made from it.
+//! (`docs.rs`) are made from it. What of it may change while the server runs is in `reload.rs`.
 //!
 //! A setting's kind (`kind.rs`) reads and writes its values in two forms: Redis's, for CONFIG and
 //! flags, where numbers count in the setting's unit, and the file's, where sizes and durations
@@ -24,6 +24,7 @@ mod password;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod reader;
+mod reload;
 mod rewrite;
 mod settings;
 mod tables;
@@ -40,6 +41,7 @@ pub use self::{
     live::Live,
     machine::memory_share,
     namespaces::{NAMESPACE_KEYS, NamespaceConfig},
+    reload::Source,
     settings::{Change, SETTINGS, Setting, Settings},
     tables::{STORE_KEYS, StoreConfig, StoreKind, TableKey},
     types::{
@@ -58,8 +60,11 @@ pub struct Config {
     /// The namespaces, in the order of the file; prefixes are unique within a database, and every
     /// store that is named exists.
     pub namespaces: Vec<NamespaceConfig>,
-    /// The file that it came from, if any, as an absolute path: CONFIG REWRITE edits it.
+    /// The file that it came from, if any, as an absolute path: CONFIG REWRITE edits it, SIGHUP reads it
+    /// again.
     pub path: Option<PathBuf>,
+    /// What it was read from.
+    pub source: Source,
 }
 
 impl Config {

@@ -14,7 +14,7 @@ use super::{
     settings::Settings,
     tables::{MAX_TABLES, StoreConfig, StoreKind, TTL_MAX, TableKey, into_text, no_such_store},
 };
-use crate::policy::{MODE_NAMES, Read, TtlMeans, Write, behind, mode_name, mode_named};
+use crate::policy::{MODE_NAMES, Namespace, Read, TtlMeans, Write, behind, mode_name, mode_named};
 
 /// The longest prefix in bytes.
 const MAX_PREFIX: usize = 1024;
@@ -42,6 +42,28 @@ pub struct NamespaceConfig {
     pub copies: Copies,
     /// The database that it applies to.
     pub db: u32,
+}
+
+impl NamespaceConfig {
+    /// The namespace, but for its store.
+    pub fn namespace(&self) -> Namespace {
+        Namespace {
+            prefix: self.prefix.as_bytes().into(),
+            db: self.db as usize,
+            read: self.read,
+            write: self.write,
+            ttl: self.ttl,
+            jitter: self.jitter,
+            refresh_after: self.copies.refresh_after,
+            stale_if_error: self.copies.stale_if_error,
+            negative_ttl: self.copies.negative_ttl,
+            timeout_soft: self.copies.timeout_soft,
+            timeout_hard: self.copies.timeout_hard,
+            ttl_means: self.ttl_means,
+            behind: self.behind.clone(),
+            ..Namespace::default()
+        }
+    }
 }
 
 /// All keys of `[[namespace]]`.
@@ -187,15 +209,33 @@ pub(super) fn read_namespaces(
     for (table, span) in item.map_or_else(|| Ok(Vec::new()), |item| tables(origin, item))? {
         let table = Reader::new(origin, table, span, ALL_NAMESPACE_KEYS);
         let namespace = read_namespace(&table, settings, stores)?;
-        let same = |other: &NamespaceConfig| {
-            (&other.prefix, other.db) == (&namespace.prefix, namespace.db)
-        };
-        if namespaces.iter().any(same) {
+        if namespaces.iter().any(|other| other.is_same(&namespace)) {
             return Err(table.error("prefix", "another namespace has the same prefix"));
         }
         namespaces.push(namespace);
     }
     Ok(namespaces)
+}
+
+/// Where a key of a namespace stands.
+pub(super) fn place(
+    origin: Origin<'_>,
+    item: &Item,
+    namespace: &NamespaceConfig,
+    key: &str,
+) -> Span {
+    let tables = tables(origin, item).ok()?.into_iter();
+    let mut tables =
+        tables.map(|(table, span)| Reader::new(origin, table, span, ALL_NAMESPACE_KEYS));
+    let is_it = |table: &Reader<'_>| {
+        let prefix = table.text("prefix").ok().flatten().unwrap_or_default();
+        let db = match table.value("db") {
+            Ok(Some(Value::Integer(db))) => usize::try_from(db).unwrap_or(0),
+            _ => 0,
+        };
+        namespace.is(prefix.as_bytes(), db)
+    };
+    tables.find(is_it)?.place(key)
 }
 
 fn read_namespace(

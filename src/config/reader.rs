@@ -111,9 +111,14 @@ impl<'a> Reader<'a> {
         }))
     }
 
+    /// Where the value of a key stands, or the table where the key isn't there.
+    pub(super) fn place(&self, name: &str) -> Span {
+        let span = self.find(name).and_then(|found| found.item.span());
+        span.or_else(|| self.span.clone())
+    }
+
     /// An error at the value of a key, or at the table where the key isn't there.
     pub(super) fn error(&self, name: &str, message: impl AsRef<str>) -> String {
-        let span = self.find(name).and_then(|found| found.item.span());
-        self.origin.error(&span.or_else(|| self.span.clone()), message)
+        self.origin.error(&self.place(name), message)
     }
 }

@@ -1,6 +1,7 @@
 //! CONFIG REWRITE: edits the file in place. A key whose value still says the same stays as it is
 //! written; another value replaces it where it stands; a setting that the file lacks and that isn't
-//! at its default is added behind the last one at the top. Comments and order stay.
+//! at its default is added behind the last one at the top. Comments and order stay. Keys of namespaces are
+//! treated alike, where LARDER.NAMESPACE SET has changed them.
 //!
 //! The new text goes to a file beside the old one, is synced, and takes its place by a rename, so a
 //! crash leaves one or the other.
@@ -12,20 +13,32 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use toml_edit::{DocumentMut, Item, Table, Value as Toml};
+use toml_edit::{DocumentMut, Item, Table, TableLike, Value as Toml};
 
 use super::{
-    file,
+    Config, NAMESPACE_KEYS, NamespaceConfig, TableKey, file,
     kind::Value,
+    reload::LIVE_NAMESPACE_KEYS,
     settings::{SETTINGS, Setting, Settings, same_name},
 };
 
-/// Puts `settings` into the file at `path`.
-pub(super) fn rewrite(path: &Path, settings: &Settings) -> Result<(), String> {
+/// Keys of a namespace, and what they are to be; `None`: not there.
+pub(super) type Edits = [(&'static TableKey, Option<Value>)];
+
+/// Puts `settings`, and what may change of the configuration's namespaces, into the file at `path`.
+pub(super) fn rewrite(path: &Path, settings: &Settings, config: &Config) -> Result<(), String> {
     // The file itself, should the path be a link to it.
     let path = path.canonicalize().map_err(|why| why.to_string())?;
     let old = file::load(&path)?;
-    let new = edit(&old, settings)?;
+    let mut new = edit(&old, settings)?;
+    if !config.namespaces.is_empty() {
+        let written = config.with_text(old.clone())?;
+        for namespace in &written.namespaces {
+            let own = config.namespaces.iter().find(|own| own.is_same(namespace));
+            let edits = own.map_or_else(Vec::new, |own| edits(namespace, own));
+            new = edit_namespace(&new, namespace, &edits)?;
+        }
+    }
     if new == old { Ok(()) } else { replace(&path, &new).map_err(|why| why.to_string()) }
 }
 
@@ -37,6 +50,73 @@ fn edit(text: &str, settings: &Settings) -> Result<String, String> {
         edit_setting(document.as_table_mut(), setting, settings);
     }
     Ok(document.to_string())
+}
+
+/// What has to change of a namespace, so that it is like another one.
+fn edits(from: &NamespaceConfig, to: &NamespaceConfig) -> Vec<(&'static TableKey, Option<Value>)> {
+    let differ = LIVE_NAMESPACE_KEYS.iter().filter(|(_, value)| value(from) != value(to));
+    let edit = |(name, value): &super::reload::LiveKey| {
+        let key = NAMESPACE_KEYS.iter().find(|key| key.name == *name)?;
+        Some((key, Some(value(to)).filter(|value| *value != Value::Time(None))))
+    };
+    differ.filter_map(edit).collect()
+}
+
+/// The text with other keys of a namespace.
+pub(super) fn edit_namespace(
+    text: &str,
+    namespace: &NamespaceConfig,
+    edits: &Edits,
+) -> Result<String, String> {
+    let mut document: DocumentMut =
+        text.parse().map_err(|_| "the file is no longer valid TOML".to_owned())?;
+    let mut tables: Vec<&mut dyn TableLike> = match document.get_mut("namespace") {
+        Some(Item::ArrayOfTables(list)) => {
+            list.iter_mut().map(|table| table as &mut dyn TableLike).collect()
+        }
+        Some(Item::Value(Toml::Array(list))) => {
+            let inline = list.iter_mut().filter_map(Toml::as_inline_table_mut);
+            inline.map(|table| table as &mut dyn TableLike).collect()
+        }
+        _ => Vec::new(),
+    };
+    let is_it = |table: &&mut &mut dyn TableLike| {
+        let prefix = table.get("prefix").and_then(Item::as_str).unwrap_or_default();
+        let db = table.get("db").and_then(Item::as_integer).unwrap_or(0);
+        namespace.is(prefix.as_bytes(), usize::try_from(db).unwrap_or(0))
+    };
+    let table = tables.iter_mut().find(is_it).ok_or("the file has no such namespace")?;
+    for (key, value) in edits {
+        edit_key(&mut **table, key, value.as_ref());
+    }
+    drop(tables);
+    Ok(document.to_string())
+}
+
+/// Changes a key of a table where it stands, in whatever spelling, by itself or in a group.
+fn edit_key(table: &mut dyn TableLike, key: &TableKey, value: Option<&Value>) {
+    let written = table.iter().find_map(|(found, item)| {
+        if same_name(key.name, found) {
+            return Some((None, found.to_owned()));
+        }
+        let mut parts = item.as_table_like()?.iter().map(|(part, _)| part);
+        let part = parts.find(|part| same_name(key.name, &format!("{found}-{part}")))?;
+        Some((Some(found.to_owned()), part.to_owned()))
+    });
+    let (group, name) = written.unwrap_or_else(|| (None, key.name.to_owned()));
+    let table = match group.and_then(|group| table.get_mut(&group)?.as_table_like_mut()) {
+        Some(group) => group,
+        None => table,
+    };
+    let Some(value) = value else {
+        table.remove(&name);
+        return;
+    };
+    let mut toml = key.kind.toml(value);
+    if let Some(old) = table.get(&name).and_then(Item::as_value) {
+        *toml.decor_mut() = old.decor().clone();
+    }
+    table.insert(&name, Item::Value(toml));
 }
 
 fn edit_setting(root: &mut Table, setting: &Setting, settings: &Settings) {
@@ -199,15 +279,45 @@ store = \"main\"
     }
 
     #[test]
+    fn keys_of_namespaces_change_where_they_stand() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("larder.toml");
+        let text = FILE
+            .replace("store = \"main\"\n", "store = \"main\"  # it\nttl = '10m' # long\n\n")
+            + "# Beside it.\n[[namespace]]\nprefix = ''\nmode = 'write-behind'\nstore = 'main'\n\
+               behind = { delay = '1s', batch = 7 }\ntimeout_hard = '1s'\n";
+        fs::write(&path, &text).expect("written");
+        let config = Config::from_args(["larder".as_ref(), path.as_os_str()]).expect("a config");
+        let live = Live::new(&config);
+        let set = |prefix: &str, pairs: &[(&str, &str)]| {
+            let pairs: Vec<_> = pairs.iter().map(|(k, v)| (k.as_bytes(), v.as_bytes())).collect();
+            live.set_namespace((prefix.as_bytes(), 0), &pairs, |_| {}).expect("set");
+        };
+        set("user:", &[("ttl", "5m"), ("jitter", "10")]);
+        set("", &[("behind-delay", "2500"), ("behind-batch", "default"), ("timeout-hard", "90s")]);
+        live.rewrite().expect("rewritten");
+        let found = fs::read_to_string(&path).expect("read");
+        let expected = text
+            .replace("ttl = '10m' # long\n", "ttl = \"5m\" # long\njitter = 10\n")
+            .replace("{ delay = '1s', batch = 7 }", "{ delay = \"2500ms\", batch = 500 }")
+            .replace("timeout_hard = '1s'", "timeout_hard = \"90s\"");
+        assert_eq!(found, expected);
+        set("user:", &[("ttl", "default"), ("jitter", "default")]);
+        live.rewrite().expect("rewritten");
+        let found = fs::read_to_string(&path).expect("read");
+        assert!(!found.contains("ttl =") && found.contains("# Beside it."), "{found}");
+    }
+
+    #[test]
     fn a_file_that_broke_is_left_alone() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("larder.toml");
         fs::write(&path, "port = [").expect("written");
-        let error = rewrite(&path, &Settings::default()).expect_err("broken");
+        let error = rewrite(&path, &Settings::default(), &Config::default()).expect_err("broken");
         assert_eq!(error, "the file is no longer valid TOML");
         assert_eq!(fs::read_to_string(&path).expect("read"), "port = [");
         fs::remove_file(&path).expect("removed");
-        let error = rewrite(&path, &Settings::default()).expect_err("gone");
+        let error = rewrite(&path, &Settings::default(), &Config::default()).expect_err("gone");
         assert!(error.starts_with("No such file"), "{error}");
     }
 }

@@ -122,6 +122,9 @@ pub struct NamespaceStats {
     pub writes: AtomicU64,
     /// Writes that the store failed or refused.
     pub write_errors: AtomicU64,
+    /// Writes that the store passed over for a version that was never issued here, and that were sent again
+    /// under a newer one.
+    pub conflicts: AtomicU64,
     /// Reads that were answered with a copy past its `ttl`, since the store failed or was slow.
     pub stale_served: AtomicU64,
     /// Reads that were answered by the memory of an absence.
@@ -167,7 +170,8 @@ pub struct Namespace {
     pub read: Read,
     /// What a write does.
     pub write: Write,
-    /// How long a copy is good for (with [`Read::Aside`]: the deadline of keys set without one).
+    /// At the start, as all times here; what they are now, [`Policies::times`] knows. How long a copy is good
+    /// for (with [`Read::Aside`]: the deadline of keys set without one).
     pub ttl: Option<Duration>,
     /// By up to this percentage of it `ttl` is shorter, by chance, so that what came together doesn't end
     /// together.
@@ -189,7 +193,7 @@ pub struct Namespace {
     pub loads: Loads,
     /// The store and its name.
     pub store: Option<(Box<str>, Arc<dyn Store>)>,
-    /// With [`Write::Behind`]: how changes are brought to the store.
+    /// With [`Write::Behind`]: how changes are brought to the store, at the start.
     pub behind: behind::Settings,
     /// With [`Write::Behind`], once the journal is open: its unflushed changes.
     pub line: Option<Arc<behind::Line>>,
@@ -222,17 +226,6 @@ impl Namespace {
     pub fn writes_to_store(&self) -> bool {
         matches!(self.write, Write::Through | Write::Around)
     }
-
-    /// How long a copy of a key that comes now is good for, in milliseconds.
-    fn ttl(&self, key: &[u8], now: u64) -> Option<u64> {
-        let ttl = self.ttl?.as_millis() as u64;
-        if self.jitter == 0 {
-            return Some(ttl);
-        }
-        let random = next_random(u64::from(crc32fast::hash(key)) << 32 ^ now | 1) >> 40;
-        let most = u128::from(ttl) * u128::from(self.jitter) / 100;
-        Some((ttl - ((most * u128::from(random)) >> 24) as u64).max(1))
-    }
 }
 
 /// How good a copy is at some moment.
@@ -246,23 +239,49 @@ pub enum Age {
     Stale,
 }
 
-/// A namespace's times in milliseconds, and what follows from them. An entry carries one moment, the
-/// end of its keeping:
+/// A namespace's times in milliseconds, 0 where there is none, and what follows from them. They may change
+/// while the cache runs ([`Policies::change`]), each by itself: who reads some of them meanwhile takes one
+/// copy for older or younger than it is, as if they had changed a moment before or after. An entry carries
+/// one moment, the end of its keeping:
 ///
 /// ```text
 ///  loaded             due                    fresh end            kept until
 ///  |-- refresh_after --|-------- lead --------|--- stale_if_error ---|
 ///  |------------------- ttl -----------------|
 /// ```
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Times {
-    ttl: u64,
+    ttl: Time,
+    /// By up to this percentage of it `ttl` is shorter.
+    jitter: Time,
     /// How long a copy is kept beyond its `ttl`.
-    grace: u64,
+    grace: Time,
     /// How long before the end of its `ttl` a copy is due for a refresh; 0: never.
-    lead: u64,
+    lead: Time,
     /// How long an absence is believed; 0: not at all.
-    negative: u64,
+    negative: Time,
+    /// The limits of loads.
+    soft: Time,
+    hard: Time,
+}
+
+/// A number that may change: reading it costs as much as reading any other.
+#[derive(Debug, Default)]
+struct Time(AtomicU64);
+
+impl Time {
+    #[inline]
+    fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+
+    fn set(&self, time: u64) {
+        self.0.store(time, Relaxed);
+    }
+
+    fn duration(&self) -> Option<Duration> {
+        Some(self.get()).filter(|time| *time != 0).map(Duration::from_millis)
+    }
 }
 
 /// By how much clocks of threads differ at most.
@@ -270,30 +289,60 @@ const SLACK: u64 = 10_000;
 
 impl Times {
     fn of(namespace: &Namespace) -> Self {
+        let times = Self::default();
+        times.set(namespace);
+        times
+    }
+
+    fn set(&self, namespace: &Namespace) {
         let millis = |time: Option<Duration>| time.map_or(0, |time| time.as_millis() as u64);
         let ttl = millis(namespace.ttl);
+        self.ttl.set(ttl);
+        self.jitter.set(namespace.jitter.into());
         if namespace.read == Read::Aside {
-            return Self { ttl, ..Self::default() };
+            return;
         }
-        let grace = if ttl == 0 { 0 } else { millis(namespace.stale_if_error) };
-        let lead = match namespace.refresh_after {
-            Some(after) => ttl.saturating_sub(after.as_millis() as u64),
-            None => 0,
-        };
-        Self { ttl, grace, lead, negative: millis(namespace.negative_ttl) }
+        self.grace.set(if ttl == 0 { 0 } else { millis(namespace.stale_if_error) });
+        let until_due = |after: Duration| ttl.saturating_sub(after.as_millis() as u64);
+        self.lead.set(namespace.refresh_after.map_or(0, until_due));
+        self.negative.set(millis(namespace.negative_ttl));
+        self.soft.set(millis(namespace.timeout_soft));
+        self.hard.set(millis(namespace.timeout_hard));
+    }
+
+    /// How long a copy of a key that comes now is good for.
+    fn ttl(&self, key: &[u8], now: u64) -> Option<u64> {
+        let (ttl, jitter) = (Some(self.ttl.get()).filter(|ttl| *ttl != 0)?, self.jitter.get());
+        if jitter == 0 {
+            return Some(ttl);
+        }
+        let random = next_random(u64::from(crc32fast::hash(key)) << 32 ^ now | 1) >> 40;
+        let most = u128::from(ttl) * u128::from(jitter) / 100;
+        Some((ttl - ((most * u128::from(random)) >> 24) as u64).max(1))
+    }
+
+    /// How long a load may take before a read is answered with a copy past its `ttl`.
+    pub fn timeout_soft(&self) -> Option<Duration> {
+        self.soft.duration()
+    }
+
+    /// How long a load may take before it fails; `None`: the cache's `store_timeout`.
+    pub fn timeout_hard(&self) -> Option<Duration> {
+        self.hard.duration()
     }
 
     /// How good a copy is that is kept until then (0: it has no end).
     #[inline]
     pub fn age(&self, kept_until: u64, now: u64) -> Age {
-        if kept_until == 0 || self.ttl == 0 {
+        let ttl = self.ttl.get();
+        if kept_until == 0 || ttl == 0 {
             return Age::Fresh;
         }
-        let left = kept_until.saturating_sub(now + self.grace);
+        let left = kept_until.saturating_sub(now + self.grace.get());
         // One that would be fresh for longer than any was made when other times held.
-        if left == 0 || left > self.ttl + SLACK {
+        if left == 0 || left > ttl + SLACK {
             Age::Stale
-        } else if left <= self.lead {
+        } else if left <= self.lead.get() {
             Age::Due
         } else {
             Age::Fresh
@@ -303,23 +352,26 @@ impl Times {
     /// Until when a copy is kept that its store says is good for so long.
     pub fn within(&self, kept_until: u64, fresh_for: Duration, now: u64) -> u64 {
         let fresh_for = u64::try_from(fresh_for.as_millis()).unwrap_or(u64::MAX);
-        let end = now.saturating_add(fresh_for).saturating_add(self.grace).max(1);
+        let end = now.saturating_add(fresh_for).saturating_add(self.grace.get()).max(1);
         if kept_until == 0 { end } else { kept_until.min(end) }
     }
 
     fn check_from(&self, kept_until: u64) -> u64 {
-        kept_until.saturating_sub(self.grace + self.lead)
+        kept_until.saturating_sub(self.grace.get() + self.lead.get())
     }
 
     /// Until when an absence found now is believed; 0: it isn't.
     pub fn negative_until(&self, now: u64) -> u64 {
-        if self.negative == 0 { 0 } else { now + self.negative }
+        match self.negative.get() {
+            0 => 0,
+            negative => now + negative,
+        }
     }
 
     /// Whether absences are believed.
     #[inline]
     pub fn has_negatives(&self) -> bool {
-        self.negative != 0
+        self.negative.get() != 0
     }
 }
 
@@ -438,6 +490,17 @@ impl Policies {
         &self.times[index]
     }
 
+    /// Has the times of the namespace of this prefix and database, and how its changes are brought to its
+    /// store, be as those of another one. What of it can't change stays as it is.
+    pub fn change(&self, other: &Namespace) {
+        let is_it = |own: &Namespace| (&own.prefix, own.db) == (&other.prefix, other.db);
+        let Some(index) = self.namespaces.iter().position(is_it) else { return };
+        self.times[index].set(other);
+        if let Some(line) = &self.namespaces[index].line {
+            line.set_settings(other.behind.clone());
+        }
+    }
+
     /// From when on a key's copy, which is kept until then, isn't simply good any more; `u64::MAX`: it always
     /// is.
     pub fn check_from(&self, db: usize, key: &[u8], kept_until: u64) -> u64 {
@@ -455,12 +518,12 @@ impl Policies {
         }
         let Some(index) = self.index_of(db, key) else { return meta };
         let namespace = &self.namespaces[index];
-        let Some(ttl) = namespace.ttl(key, now) else { return meta };
+        let Some(ttl) = self.times[index].ttl(key, now) else { return meta };
         let end = now + ttl;
         match namespace.read {
             Read::Aside if meta.deadline == 0 => Meta { deadline: end, ..meta },
             Read::Aside => meta,
-            Read::Through => Meta { kept_until: end + self.times[index].grace, ..meta },
+            Read::Through => Meta { kept_until: end + self.times[index].grace.get(), ..meta },
         }
     }
 }
@@ -550,6 +613,36 @@ mod tests {
         assert_eq!(times.age(0, 1 << 40), Age::Fresh, "it has no end");
         // What was stamped while `stale_if_error` was longer isn't fresh for that long.
         assert_eq!(times.age(kept + 1_000_000, 5_000), Age::Stale);
+    }
+
+    #[test]
+    fn times_may_change_while_copies_are_there() {
+        let secs = |secs| Some(Duration::from_secs(secs));
+        let with = |ttl, stale_if_error| Namespace {
+            ttl: secs(ttl),
+            stale_if_error,
+            ..namespace("t:", Read::Through)
+        };
+        let policies = Policies::new(vec![with(600, None), namespace("t:1", Read::Through)]);
+        let stamp = || policies.stamp(0, b"t:2", 5_000, Meta::default()).kept_until;
+        let long = stamp();
+        policies.change(&with(60, None));
+        assert_eq!((long, stamp()), (605_000, 65_000));
+        let times = policies.times(1);
+        assert_eq!(times.age(long, 5_000), Age::Stale, "no copy is fresh for so long now");
+        assert_eq!(times.age(stamp(), 5_000), Age::Fresh);
+        // Kept for longer, what is there already ends sooner instead.
+        let short = stamp();
+        policies.change(&with(60, secs(30)));
+        assert_eq!(times.age(short, 34_999), Age::Fresh);
+        assert_eq!(times.age(short, 35_000), Age::Stale);
+        policies.change(&Namespace { ttl: None, ..with(0, None) });
+        assert_eq!(times.age(short, 35_000), Age::Fresh, "it is kept until its end");
+        assert_eq!(stamp(), 0);
+        // Those of others are as they were, and none is known by another database.
+        policies.change(&Namespace { db: 1, ..with(7, None) });
+        assert_eq!(stamp(), 0);
+        assert_eq!(policies.stamp(0, b"t:1", 5_000, Meta::default()).kept_until, 6_000);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! An acceptor on the background runtime gives each new connection to the worker with the fewest; a
 //! connection lives and dies on its worker. The background runtime also runs what stores need. At a
 //! signal or SHUTDOWN the server stops accepting, lets every connection answer what it has sent, and
-//! ends within `shutdown-timeout`.
+//! ends within `shutdown-timeout`. At SIGHUP it reads its configuration again.
 
 mod accept;
 mod alarm;
@@ -103,9 +103,11 @@ impl Server {
             .collect::<Result<Vec<_>, _>>()?;
         let posts = workers.iter().map(|worker| worker.post.clone()).collect();
         let signals = background.block_on(async { Signals::new() })?;
+        let hangups = background.block_on(async { signal(SignalKind::hangup()) })?;
         let listening = background.block_on(accept::listen(&shared, settings, posts))?;
         background.spawn(tick(shared.clone()));
         background.spawn(greet(shared.clone()));
+        background.spawn(reload(shared.clone(), hangups));
         Ok(Self {
             shared,
             workers,
@@ -250,6 +252,26 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Reads the configuration again at each SIGHUP. All that has changed takes effect, or nothing.
+async fn reload(shared: Arc<Shared>, mut hangups: Signal) {
+    while hangups.recv().await.is_some() {
+        let shared = shared.clone();
+        let reloaded = tokio::task::spawn_blocking(move || shared.reload()).await;
+        match reloaded.unwrap_or_else(|why| Err(why.to_string())) {
+            Ok(changed) if changed.is_empty() => {
+                tracing::info!("received SIGHUP: the configuration is as it was");
+            }
+            Ok(changed) => {
+                tracing::info!(
+                    "received SIGHUP, the configuration is read again: {}",
+                    changed.join(", ")
+                );
+            }
+            Err(why) => tracing::warn!("received SIGHUP, and nothing is changed: {why}"),
         }
     }
 }

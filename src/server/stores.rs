@@ -154,23 +154,6 @@ impl<'a> Opening<'a> {
             }
             None => None,
         };
-        Ok(Namespace {
-            prefix: config.prefix.as_bytes().into(),
-            db: config.db as usize,
-            read: config.read,
-            write: config.write,
-            ttl: config.ttl,
-            jitter: config.jitter,
-            refresh_after: config.copies.refresh_after,
-            stale_if_error: config.copies.stale_if_error,
-            negative_ttl: config.copies.negative_ttl,
-            timeout_soft: config.copies.timeout_soft,
-            timeout_hard: config.copies.timeout_hard,
-            loads,
-            ttl_means: config.ttl_means,
-            store,
-            behind: config.behind.clone(),
-            ..Namespace::default()
-        })
+        Ok(Namespace { loads, store, ..config.namespace() })
     }
 }

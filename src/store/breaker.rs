@@ -28,7 +28,7 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::{BoxFuture, Change, Record, Store, StoreError};
+use super::{Applied, BoxFuture, Change, Record, Store, StoreError};
 use crate::clock::Clock;
 
 /// When a breaker opens and closes.
@@ -405,10 +405,7 @@ impl Store for Guarded {
         Box::pin(self.watch(self.inner.load(keys)))
     }
 
-    fn apply<'a>(
-        &'a self,
-        changes: &'a [(Bytes, Change)],
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
+    fn apply<'a>(&'a self, changes: &'a [(Bytes, Change)]) -> BoxFuture<'a, Applied> {
         Box::pin(self.watch(self.inner.apply(changes)))
     }
 
@@ -627,7 +624,11 @@ mod tests {
             tokio::task::yield_now().await;
         }
         bench.faults.release(Op::Apply);
-        assert_eq!(hanging.await.expect("no panic"), Ok(()), "its answer counts for its caller");
+        assert_eq!(
+            hanging.await.expect("no panic"),
+            Ok(vec![]),
+            "its answer counts for its caller"
+        );
         assert_eq!((bench.breaker.figures().calls, bench.breaker.state()), (1, State::Open));
     }
 

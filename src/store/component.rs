@@ -8,7 +8,7 @@ use std::sync::{
 
 use bytes::Bytes;
 
-use super::{Change, Record, Store, StoreError, balance::Load};
+use super::{Applied, Change, Record, Store, StoreError, balance::Load};
 
 /// See the module's doc.
 pub(super) struct Component {
@@ -69,7 +69,7 @@ impl Request<'_> {
     }
 
     /// Applies changes.
-    pub(super) async fn apply(self, changes: &[(Bytes, Change)]) -> Result<(), StoreError> {
+    pub(super) async fn apply(self, changes: &[(Bytes, Change)]) -> Applied {
         self.note(self.0.store.apply(changes).await)
     }
 

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::{BoxFuture, Change, Record, Store, StoreError};
+use super::{Applied, BoxFuture, Change, Record, Store, StoreError};
 
 /// Keys noted at most, of loads and of applies each; later ones are counted by call only.
 const NOTED: usize = 1 << 20;
@@ -276,19 +276,16 @@ impl Store for FaultyStore {
         })
     }
 
-    fn apply<'a>(
-        &'a self,
-        changes: &'a [(Bytes, Change)],
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
+    fn apply<'a>(&'a self, changes: &'a [(Bytes, Change)]) -> BoxFuture<'a, Applied> {
         Box::pin(async move {
             let lost = self.faults.enter(Op::Apply).await?;
             let is_refused = |key: &Bytes| self.faults.0.state.lock().refused.contains(key);
             if changes.iter().any(|(key, _)| is_refused(key)) {
                 return Err(StoreError::Refused("not this key".into()));
             }
-            self.inner.apply(changes).await?;
+            let overtaken = self.inner.apply(changes).await?;
             note(&mut self.faults.0.state.lock().applied, changes.iter().map(|(key, _)| key));
-            lost.map_or(Ok(()), Err)
+            lost.map_or(Ok(overtaken), Err)
         })
     }
 

@@ -9,7 +9,9 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use parking_lot::RwLock;
 
-use super::{BoxFuture, Change, MAX_VALUE, Record, Stamp, Store, StoreError, check};
+use super::{
+    Applied, BoxFuture, Change, MAX_VALUE, Overtaken, Record, Stamp, Store, StoreError, check,
+};
 use crate::clock::Clock;
 
 type Records = HashMap<Bytes, Record, ahash::RandomState>;
@@ -33,20 +35,24 @@ impl MemoryStore {
         keys.iter().map(|key| live(key).cloned()).collect()
     }
 
-    fn apply_now(&self, changes: &[(Bytes, Change)]) -> Result<(), StoreError> {
+    fn apply_now(&self, changes: &[(Bytes, Change)]) -> Applied {
         check(changes, MAX_VALUE)?;
         let now = self.clock.now();
         let mut records = self.records.write();
-        for (key, change) in changes {
-            apply_one(&mut records, key, change, now);
-        }
-        Ok(())
+        let one = |(place, change)| apply_one(&mut records, place, change, now);
+        Ok(changes.iter().enumerate().filter_map(one).collect())
     }
 }
 
-fn apply_one(records: &mut Records, key: &Bytes, change: &Change, now: u64) {
-    if records.get(key).is_some_and(|old| Stamp::of(old).overtakes(change, now)) {
-        return;
+fn apply_one(
+    records: &mut Records,
+    place: usize,
+    (key, change): &(Bytes, Change),
+    now: u64,
+) -> Option<Overtaken> {
+    let overtaken = records.get(key).and_then(|old| Stamp::of(old).overtakes(place, change, now));
+    if overtaken.is_some() {
+        return overtaken;
     }
     match change {
         Change::Put(record) => {
@@ -57,6 +63,7 @@ fn apply_one(records: &mut Records, key: &Bytes, change: &Change, now: u64) {
             records.remove(key);
         }
     }
+    None
 }
 
 impl Store for MemoryStore {
@@ -67,10 +74,7 @@ impl Store for MemoryStore {
         Box::pin(async move { Ok(self.load_now(keys)) })
     }
 
-    fn apply<'a>(
-        &'a self,
-        changes: &'a [(Bytes, Change)],
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
+    fn apply<'a>(&'a self, changes: &'a [(Bytes, Change)]) -> BoxFuture<'a, Applied> {
         Box::pin(async move { self.apply_now(changes) })
     }
 

@@ -91,6 +91,14 @@ impl Change {
         }
     }
 
+    /// The same, as if a later write had made it.
+    pub fn with_version(self, version: u64) -> Self {
+        match self {
+            Self::Put(record) => Self::Put(Record { version, ..record }),
+            Self::Delete { .. } => Self::Delete { version },
+        }
+    }
+
     /// The bytes of the value; 0 for a delete.
     pub fn value_len(&self) -> usize {
         match self {
@@ -99,6 +107,18 @@ impl Change {
         }
     }
 }
+
+/// A change that a store passed over, since what it has is newer (SEMANTICS 14).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Overtaken {
+    /// The change's place in its batch.
+    pub place: usize,
+    /// The version that the store has.
+    pub by: u64,
+}
+
+/// What [`Store::apply`] answers: what of the batch was overtaken, which mostly is nothing.
+pub type Applied = Result<Vec<Overtaken>, StoreError>;
 
 /// Why a store did not do what it was asked, by who is at fault (SEMANTICS 15, 17).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,9 +175,11 @@ impl std::error::Error for StoreError {}
 /// - **Durable.** When `apply` returns Ok the changes outlive what the store promises to outlive.
 /// - **Errors.** [`StoreError::Down`] and [`StoreError::Refused`] mean that nothing was changed.
 ///   Whoever can't promise that answers [`StoreError::Timeout`].
-/// - **Versions.** A change older than the record that is there is passed over, and Ok (it has been
-///   overtaken); an equal one is applied again, so that a repeated attempt does no harm. A delete,
-///   and a passed deadline, may forget the version.
+/// - **Versions.** A change older than the record that is there is passed over, the rest of its batch
+///   isn't, and `apply` tells of it ([`Overtaken`]): only its caller can know whether that is well. An
+///   equal one is applied again, so that a repeated attempt does no harm. Of several changes of one key
+///   in a batch the last has to be told of, others may be. A delete, and a passed deadline, may forget the
+///   version. What keeps no versions tells of nothing.
 /// - **Deadlines.** A record past its deadline is not there.
 ///
 /// What a caller owes a store: it doesn't drop the future of an `apply`, since the change may still
@@ -172,9 +194,8 @@ pub trait Store: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<Vec<Option<Record>>, StoreError>>;
 
     /// Applies changes in their order (the last of a key wins), all or none. When it returns Ok they
-    /// are durable to the store's own standard.
-    fn apply<'a>(&'a self, changes: &'a [(Bytes, Change)])
-    -> BoxFuture<'a, Result<(), StoreError>>;
+    /// are durable to the store's own standard, but for those of which it tells that they were overtaken.
+    fn apply<'a>(&'a self, changes: &'a [(Bytes, Change)]) -> BoxFuture<'a, Applied>;
 
     /// Whether the store would serve now.
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>>;
@@ -274,10 +295,11 @@ impl Stamp {
         self.deadline != 0 && self.deadline <= now
     }
 
-    /// Whether `change` is overtaken by what is there. A record past its deadline overtakes nothing:
-    /// no caller can have learned its version.
-    fn overtakes(self, change: &Change, now: u64) -> bool {
-        !self.is_past(now) && self.version > change.version()
+    /// Whether the change at this place of its batch is overtaken by what is there. A record past its
+    /// deadline overtakes nothing: no caller can have learned its version.
+    fn overtakes(self, place: usize, change: &Change, now: u64) -> Option<Overtaken> {
+        let overtakes = !self.is_past(now) && self.version > change.version();
+        overtakes.then_some(Overtaken { place, by: self.version })
     }
 }
 

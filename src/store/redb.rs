@@ -35,7 +35,10 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{BoxFuture, Change, MAX_KEY, MAX_VALUE, Record, Stamp, Store, StoreError, check};
+use super::{
+    Applied, BoxFuture, Change, MAX_KEY, MAX_VALUE, Overtaken, Record, Stamp, Store, StoreError,
+    check,
+};
 use crate::{clock::Clock, error::Error};
 
 /// The one table; the number is that of the layout above.
@@ -65,7 +68,7 @@ const _: () = assert!(MAX_REDB_VALUE <= MAX_VALUE && MAX_KEY < 768 * 1024 * 1024
 /// A batch on its way to the writer, and where its answer goes.
 struct Job {
     changes: Vec<(Bytes, Change)>,
-    done: oneshot::Sender<Result<(), StoreError>>,
+    done: oneshot::Sender<Applied>,
 }
 
 impl Job {
@@ -108,7 +111,7 @@ impl RedbStore {
     }
 
     /// Hands a batch to the writer and waits for its answer.
-    async fn submit(&self, changes: Vec<(Bytes, Change)>) -> Result<(), StoreError> {
+    async fn submit(&self, changes: Vec<(Bytes, Change)>) -> Applied {
         let stopped = || "its writer has stopped".to_owned();
         let Some(jobs) = &self.jobs else { return Err(StoreError::Down(stopped())) };
         let (done, answer) = oneshot::channel();
@@ -145,10 +148,7 @@ impl Store for RedbStore {
         Box::pin(self.read(keys.to_vec()))
     }
 
-    fn apply<'a>(
-        &'a self,
-        changes: &'a [(Bytes, Change)],
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
+    fn apply<'a>(&'a self, changes: &'a [(Bytes, Change)]) -> BoxFuture<'a, Applied> {
         Box::pin(async move {
             check(changes, MAX_REDB_VALUE)?;
             self.submit(changes.to_vec()).await
@@ -172,10 +172,11 @@ impl Store for RedbStore {
 fn write_all(file: &RedbFile, mut queue: mpsc::Receiver<Job>) {
     while let Some(first) = queue.blocking_recv() {
         let group = gather(first, &mut queue);
-        let outcome = file.write(&group);
+        let mut outcome = file.write(&group).map(Vec::into_iter);
         for job in group {
+            let own = outcome.as_mut().map(|all| all.next().unwrap_or_default());
             // Whoever no longer waits needs no answer.
-            let _ = job.done.send(outcome.clone());
+            let _ = job.done.send(own.map_err(|why| why.clone()));
         }
     }
 }
@@ -209,13 +210,14 @@ impl RedbFile {
         self.with(|db| read_group(db, keys, self.clock.now()))
     }
 
-    /// Writes a group in one transaction: all of it, or an error for all of it.
-    fn write(&self, group: &[Job]) -> Result<(), StoreError> {
+    /// Writes a group in one transaction: all of it, or an error for all of it. Tells of each batch what
+    /// was overtaken.
+    fn write(&self, group: &[Job]) -> Result<Vec<Vec<Overtaken>>, StoreError> {
         if self.failed.load(Relaxed) {
             self.open_anew()?;
         }
         if group.iter().all(|job| job.changes.is_empty()) {
-            return Ok(());
+            return Ok(Vec::new());
         }
         self.with(|db| write_group(db, group, self.clock.now()))
     }
@@ -265,27 +267,32 @@ fn read_group(db: &Database, keys: &[Bytes], now: u64) -> Result<Vec<Option<Reco
     keys.iter().map(one).collect()
 }
 
-fn write_group(db: &Database, group: &[Job], now: u64) -> Result<(), StoreError> {
+fn write_group(db: &Database, group: &[Job], now: u64) -> Result<Vec<Vec<Overtaken>>, StoreError> {
     let mut txn = db.begin_write().map_err(down)?;
     txn.set_durability(Durability::Immediate).map_err(down)?;
-    {
+    let overtaken = {
         let mut table = txn.open_table(TABLE).map_err(down)?;
-        for (key, change) in group.iter().flat_map(|job| &job.changes) {
-            apply_one(&mut table, key, change, now).map_err(down)?;
-        }
-    }
-    txn.commit().map_err(not_committed)
+        let of_job = |job: &Job| {
+            let one = |(place, change)| apply_one(&mut table, place, change, now).transpose();
+            job.changes.iter().enumerate().filter_map(one).collect()
+        };
+        group.iter().map(of_job).collect::<Result<_, _>>().map_err(down)?
+    };
+    txn.commit().map_err(not_committed)?;
+    Ok(overtaken)
 }
 
 fn apply_one(
     table: &mut Table<'_, &'static [u8], &'static [u8]>,
-    key: &[u8],
-    change: &Change,
+    place: usize,
+    (key, change): &(Bytes, Change),
     now: u64,
-) -> Result<(), StorageError> {
+) -> Result<Option<Overtaken>, StorageError> {
+    let key = key.as_ref();
     let old = table.get(key)?.and_then(|found| stamp(found.value()));
-    if old.is_some_and(|old| old.overtakes(change, now)) {
-        return Ok(());
+    let overtaken = old.and_then(|old| old.overtakes(place, change, now));
+    if overtaken.is_some() {
+        return Ok(overtaken);
     }
     match change {
         Change::Put(record) => {
@@ -294,7 +301,7 @@ fn apply_one(
         }
         Change::Delete { .. } => drop(table.remove(key)?),
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Writes a record into a place of exactly its length.

@@ -26,7 +26,7 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
 use super::{
-    BoxFuture, Change, Record, Store, StoreError,
+    Applied, BoxFuture, Change, Record, Store, StoreError,
     balance::{Balance, Spread},
     component::Component,
     sharded::load_split,
@@ -267,7 +267,7 @@ impl Set {
         .await
     }
 
-    async fn apply(&self, changes: &[(Bytes, Change)]) -> Result<(), StoreError> {
+    async fn apply(&self, changes: &[(Bytes, Change)]) -> Applied {
         let note = || {
             if let Some(recent) = &self.recent {
                 recent.note(changes, self.clock.now());
@@ -301,10 +301,7 @@ impl Store for Replicated {
         })
     }
 
-    fn apply<'a>(
-        &'a self,
-        changes: &'a [(Bytes, Change)],
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
+    fn apply<'a>(&'a self, changes: &'a [(Bytes, Change)]) -> BoxFuture<'a, Applied> {
         Box::pin(self.set.apply(changes))
     }
 

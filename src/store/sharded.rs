@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 
 use super::{
-    BoxFuture, Change, Record, Store, StoreError, component::Component, pattern::Pattern,
+    Applied, BoxFuture, Change, Record, Store, StoreError, component::Component, pattern::Pattern,
     ring::Ring,
 };
 
@@ -155,7 +155,7 @@ impl Sharded {
         .await
     }
 
-    async fn apply_all(&self, changes: &[(Bytes, Change)]) -> Result<(), StoreError> {
+    async fn apply_all(&self, changes: &[(Bytes, Change)]) -> Applied {
         let mut shard = None;
         for (key, _) in changes {
             let place = self.router.place(key)?;
@@ -166,7 +166,7 @@ impl Sharded {
         }
         match shard {
             Some(shard) => self.shards[shard].start().apply(changes).await,
-            None => Ok(()),
+            None => Ok(Vec::new()),
         }
     }
 
@@ -209,10 +209,7 @@ impl Store for Sharded {
         Box::pin(self.load_all(keys))
     }
 
-    fn apply<'a>(
-        &'a self,
-        changes: &'a [(Bytes, Change)],
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
+    fn apply<'a>(&'a self, changes: &'a [(Bytes, Change)]) -> BoxFuture<'a, Applied> {
         Box::pin(self.apply_all(changes))
     }
 

@@ -9,7 +9,7 @@ use proptest::{
     test_runner::{Config, TestRunner},
 };
 
-use super::{BoxFuture, Change, MAX_KEY, Record, Store, StoreError};
+use super::{BoxFuture, Change, MAX_KEY, Overtaken, Record, Store, StoreError};
 use crate::clock::Clock;
 
 /// Random histories for a store that is quick.
@@ -54,12 +54,13 @@ pub(super) fn suite_within<G>(
     limits: Limits,
     open: impl Fn(Clock) -> (Arc<dyn Store>, G),
 ) {
-    let checks: [Check; 11] = [
+    let checks: [Check; 12] = [
         |store, _, limits| Box::pin(answers_are_in_the_order_of_the_keys(store, limits)),
         |store, _, _| Box::pin(a_delete_deletes(store)),
         |store, _, _| Box::pin(the_last_of_a_key_wins(store)),
         |store, clock, _| Box::pin(a_deadline_ends_a_record(store, clock)),
         |store, _, limits| Box::pin(an_older_change_is_passed_over(store, limits)),
+        |store, _, limits| Box::pin(what_is_passed_over_is_told(store, limits)),
         |store, clock, limits| {
             Box::pin(a_passed_deadline_forgets_the_version(store, clock, limits))
         },
@@ -181,6 +182,32 @@ async fn an_older_change_is_passed_over(store: &Arc<dyn Store>, limits: Limits) 
     assert_eq!(text(&**store, "a").await, None);
 }
 
+/// SEMANTICS 14: *the store refuses acknowledged writes as older and the flusher takes that for success.*
+async fn what_is_passed_over_is_told(store: &Arc<dyn Store>, limits: Limits) {
+    if !limits.versions {
+        let changes = [put("a", "5", 0, 5), put("a", "4", 0, 4)];
+        assert_eq!(store.apply(&changes).await, Ok(vec![]));
+        return;
+    }
+    let far = 1 << 63;
+    let told = |place, by| Overtaken { place, by };
+    let changes = [put("a", "9", 0, 9), put("b", "far", 0, far), put("c", "9", 0, 9)];
+    assert_eq!(store.apply(&changes).await, Ok(vec![]));
+    let changes = [put("new", "1", 0, 1), delete("a", 8), put("c", "9", 0, 9), put("b", "1", 0, 1)];
+    let mut overtaken = store.apply(&changes).await.unwrap();
+    overtaken.sort_by_key(|told| told.place);
+    assert_eq!(overtaken, [told(1, 9), told(3, far)]);
+    // An equal one is applied again, and a delete of what isn't there has nothing to do.
+    let same = [put("a", "9", 0, 9), delete("never", 1), delete("c", 9)];
+    assert_eq!(store.apply(&same).await, Ok(vec![]));
+    // The last one of a key is told of at least, also where its own batch has overtaken it.
+    let changes = [put("d", "7", 0, 7), put("a", "2", 0, 2), put("d", "5", 0, 5), delete("a", 3)];
+    let overtaken = store.apply(&changes).await.unwrap();
+    for last in [told(2, 7), told(3, 9)] {
+        assert_eq!(overtaken.iter().filter(|one| **one == last).count(), 1, "{overtaken:?}");
+    }
+}
+
 async fn a_passed_deadline_forgets_the_version(
     store: &Arc<dyn Store>,
     clock: &Clock,
@@ -191,7 +218,7 @@ async fn a_passed_deadline_forgets_the_version(
     }
     store.apply(&[put("a", "9", NOW + 1, 9)]).await.unwrap();
     clock.set(NOW + 1);
-    store.apply(&[put("a", "2", 0, 2)]).await.unwrap();
+    assert_eq!(store.apply(&[put("a", "2", 0, 2)]).await, Ok(vec![]));
     assert_eq!(text(&**store, "a").await, Some(key("2")));
 }
 
@@ -273,34 +300,58 @@ fn steps() -> impl Strategy<Value = Vec<Vec<Step>>> {
     proptest::collection::vec(proptest::collection::vec(step, 0..6), 1..8)
 }
 
-/// What must be there: written again in the plainest way.
-fn model(history: &[Vec<Step>], limits: Limits) -> HashMap<u8, Record> {
+/// The last change of each key in a batch that was overtaken: batch, key, by which version.
+type Told = Vec<(usize, u8, u64)>;
+
+/// What must be there, and what must be told: written again in the plainest way.
+fn model(history: &[Vec<Step>], limits: Limits) -> (HashMap<u8, Record>, Told) {
     let mut records = HashMap::<u8, Record>::new();
-    for (key, value, deadline, version) in history.iter().flatten().copied() {
-        if records.get(&key).is_some_and(|old| limits.versions && old.version > version) {
-            continue;
-        }
-        records.remove(&key);
-        if let Some(value) = value.filter(|_| deadline == 0 || deadline > NOW) {
-            let value = Bytes::copy_from_slice(&[value]);
-            records.insert(key, Record { value, deadline, version, fresh_for: None });
+    let mut told = Told::new();
+    for (number, batch) in history.iter().enumerate() {
+        for (place, (key, value, deadline, version)) in batch.iter().copied().enumerate() {
+            if let Some(old) = records.get(&key)
+                && limits.versions
+                && old.version > version
+            {
+                if batch[place + 1..].iter().all(|later| later.0 != key) {
+                    told.push((number, key, old.version));
+                }
+                continue;
+            }
+            records.remove(&key);
+            if let Some(value) = value.filter(|_| deadline == 0 || deadline > NOW) {
+                let value = Bytes::copy_from_slice(&[value]);
+                records.insert(key, Record { value, deadline, version, fresh_for: None });
+            }
         }
     }
-    records
+    told.sort_unstable();
+    (records, told)
 }
 
-async fn replay(store: &dyn Store, case: u32, history: &[Vec<Step>]) -> Vec<Option<Record>> {
+async fn replay(
+    store: &dyn Store,
+    case: u32,
+    history: &[Vec<Step>],
+) -> (Vec<Option<Record>>, Told) {
+    let mut told = Told::new();
     let name = |key: u8| format!("{case}:{key}");
-    for batch in history {
+    for (number, batch) in history.iter().enumerate() {
         let change = |&(key, value, deadline, version): &Step| match value {
             Some(value) => put(name(key), [value], deadline, version),
             None => delete(&name(key), version),
         };
         let changes: Vec<_> = batch.iter().map(change).collect();
-        store.apply(&changes).await.unwrap();
+        for Overtaken { place, by } in store.apply(&changes).await.unwrap() {
+            let key = batch[place].0;
+            if batch[place + 1..].iter().all(|later| later.0 != key) {
+                told.push((number, key, by));
+            }
+        }
     }
+    told.sort_unstable();
     let keys: Vec<Bytes> = (0..6).map(|i| key(&name(i))).collect();
-    store.load(&keys).await.unwrap()
+    (store.load(&keys).await.unwrap(), told)
 }
 
 fn agrees_with_a_model(cases: u32, limits: Limits, store: &Arc<dyn Store>) {
@@ -308,11 +359,12 @@ fn agrees_with_a_model(cases: u32, limits: Limits, store: &Arc<dyn Store>) {
     let case = std::cell::Cell::new(0);
     let tested = TestRunner::new(config).run(&steps(), |history| {
         case.set(case.get() + 1);
-        let found = block_on(replay(&**store, case.get(), &history));
-        let records = model(&history, limits);
+        let (found, told) = block_on(replay(&**store, case.get(), &history));
+        let (records, to_tell) = model(&history, limits);
         let expected: Vec<_> =
             (0..6).map(|i| records.get(&i).map(|record| limits.kept(record.clone()))).collect();
         prop_assert_eq!(found, expected);
+        prop_assert_eq!(told, to_tell);
         Ok(())
     });
     tested.unwrap_or_else(|why| panic!("{}: {why}", store.kind()));

@@ -204,6 +204,11 @@ impl Memory {
         self.generation.load(Acquire)
     }
 
+    /// Has no entry that was seen before count any more, without another look at it here.
+    pub fn outdate(&self) {
+        self.generation.fetch_add(1, SeqCst);
+    }
+
     /// L3, if there is one.
     #[inline]
     pub fn log(&self) -> Option<&Arc<Log>> {

@@ -240,7 +240,8 @@ fn keep(
             }
         },
         "PUT" | "DELETE" if old.is_some_and(|old| old.version > version) => {
-            (412, Vec::new(), Vec::new())
+            let newer = old.map_or(0, |old| old.version).to_string();
+            (412, vec![("Larder-Version".to_owned(), newer)], Vec::new())
         }
         "PUT" => {
             values.insert(request.path, Value { body: request.body, version, deadline });

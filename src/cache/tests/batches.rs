@@ -47,10 +47,7 @@ impl Store for Counting {
         })
     }
 
-    fn apply<'a>(
-        &'a self,
-        changes: &'a [(Bytes, Change)],
-    ) -> store::BoxFuture<'a, Result<(), StoreError>> {
+    fn apply<'a>(&'a self, changes: &'a [(Bytes, Change)]) -> store::BoxFuture<'a, store::Applied> {
         self.inner.apply(changes)
     }
 

@@ -16,20 +16,20 @@ use crate::{
 const JOURNAL: &str = "/journal";
 
 /// What a cache that writes behind stands on, over several starts.
-struct Ground {
-    disk: MemoryDisk,
-    faults: Arc<DiskFaults>,
-    store: Arc<dyn Store>,
-    clock: Clock,
-    dead: tempfile::TempDir,
-    fsync: Fsync,
-    settings: behind::Settings,
-    limit: u64,
-    memory: usize,
+pub(super) struct Ground {
+    pub(super) disk: MemoryDisk,
+    pub(super) faults: Arc<DiskFaults>,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) clock: Clock,
+    pub(super) dead: tempfile::TempDir,
+    pub(super) fsync: Fsync,
+    pub(super) settings: behind::Settings,
+    pub(super) limit: u64,
+    pub(super) memory: usize,
 }
 
 impl Ground {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let delay = Duration::from_secs(3600);
         Self {
             disk: MemoryDisk::new(),
@@ -46,7 +46,7 @@ impl Ground {
 
     /// A cache over it: `b:` is written behind (`c:` with deadlines that are the cache's alone, `a:` without
     /// reading through), `w:` through and `x:` around; all have the same store.
-    fn start(&self) -> Bench {
+    pub(super) fn start(&self) -> Bench {
         let (main, faults) = store::faulty::faulty(self.store.clone());
         let namespace = |prefix: &str, read, write, ttl_means| Namespace {
             prefix: prefix.as_bytes().into(),
@@ -81,7 +81,7 @@ impl Ground {
 }
 
 impl Bench {
-    async fn flush(&self) {
+    pub(super) async fn flush(&self) {
         let behind = self.cache.policies().behind().expect("it writes behind");
         behind.flush().await.expect("the journal is well");
     }
@@ -92,7 +92,7 @@ impl Bench {
     }
 
     /// Ends as a process does: nothing that it had begun reaches the store any more.
-    async fn end(self) {
+    pub(super) async fn end(self) {
         self.close_journal().await;
         let lines = self.cache.policies().iter().filter_map(|found| found.line.as_ref());
         let lines: Vec<_> = lines.map(Arc::downgrade).collect();

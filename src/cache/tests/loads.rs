@@ -217,10 +217,7 @@ impl Store for Slow {
         self.inner.load(keys)
     }
 
-    fn apply<'a>(
-        &'a self,
-        changes: &'a [(Bytes, Change)],
-    ) -> store::BoxFuture<'a, Result<(), StoreError>> {
+    fn apply<'a>(&'a self, changes: &'a [(Bytes, Change)]) -> store::BoxFuture<'a, store::Applied> {
         self.inner.apply(changes)
     }
 

@@ -4,6 +4,7 @@
 mod alike;
 mod batches;
 mod behind;
+mod conflicts;
 mod faults;
 mod loads;
 mod negative;
@@ -313,10 +314,7 @@ impl Store for Panicking {
         self.inner.load(keys)
     }
 
-    fn apply<'a>(
-        &'a self,
-        changes: &'a [(Bytes, Change)],
-    ) -> store::BoxFuture<'a, Result<(), StoreError>> {
+    fn apply<'a>(&'a self, changes: &'a [(Bytes, Change)]) -> store::BoxFuture<'a, store::Applied> {
         self.panic_once(1);
         self.inner.apply(changes)
     }

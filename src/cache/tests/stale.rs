@@ -235,6 +235,27 @@ async fn rule_4_a_workers_own_cache_serves_no_copy_that_is_due() {
     assert_eq!(local.read("r:k"), (true, Some("v2".into())));
 }
 
+/// SEMANTICS 4: *a worker's own cache goes by times that hold no more.*
+#[tokio::test]
+async fn rule_4_other_times_reach_every_worker() {
+    let bench = with_copies(|_| {}).await;
+    let mut local = Local { bench: &bench, local: bench.cache.local(1 << 20) };
+    local.heat("r:k");
+    bench.clock.set(NOW + 2_000);
+    assert_eq!(local.read("r:k"), (true, Some("v1".into())));
+    bench.cache.change_namespace(&Namespace {
+        prefix: b"r:".as_slice().into(),
+        read: Read::Through,
+        ttl: Some(Duration::from_secs(10)),
+        refresh_after: Some(Duration::from_secs(1)),
+        stale_if_error: Some(Duration::from_secs(100)),
+        ..Namespace::default()
+    });
+    assert_eq!(local.read("r:k"), (false, Some("v1".into())), "it is due now");
+    bench.landed().await;
+    assert_eq!(figure(&bench.stats().refreshes), 1);
+}
+
 /// While a breaker is open, no key that has a copy waits: not behind calls that hang either.
 #[tokio::test]
 async fn behind_an_open_breaker_warm_and_stale_keys_are_answered_at_once() {

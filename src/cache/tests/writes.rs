@@ -116,21 +116,18 @@ impl Store for Noting {
         self.inner.load(keys)
     }
 
-    fn apply<'a>(
-        &'a self,
-        changes: &'a [(Bytes, Change)],
-    ) -> store::BoxFuture<'a, Result<(), StoreError>> {
+    fn apply<'a>(&'a self, changes: &'a [(Bytes, Change)]) -> store::BoxFuture<'a, store::Applied> {
         Box::pin(async move {
             // Others come in between, wherever they may.
             tokio::task::yield_now().await;
-            self.inner.apply(changes).await?;
+            let overtaken = self.inner.apply(changes).await?;
             let put = |(key, change): &(Bytes, Change)| match change {
                 Change::Put(record) => Some((key.clone(), record.value.clone())),
                 Change::Delete { .. } => None,
             };
             self.puts.lock().unwrap().extend(changes.iter().filter_map(put));
             tokio::task::yield_now().await;
-            Ok(())
+            Ok(overtaken)
         })
     }
 

@@ -3,6 +3,11 @@
 //! What the store fails (it is down, or nobody knows) is tried again with growing pauses, for ever: the
 //! journal keeps it. What the store *refuses* is asked for in halves, until the refused keys are alone;
 //! those are tried again apart from the others, and given up after `tries` (SEMANTICS 17).
+//!
+//! What the store *passes over*, since it has a newer version, isn't stored (SEMANTICS 14). Changes of a key
+//! reach the store in order, so that version isn't of this line: the newest value goes into the journal and
+//! to the store again, under a version above it. Two kinds of changes give way instead: a dead letter that is
+//! tried once more, and what was left in the journal by an earlier start, where the version may be of that.
 
 use std::{
     collections::HashMap,
@@ -14,15 +19,20 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::time::Instant;
 
 use super::{
-    Line, Part,
+    Line, Part, Update,
     dead::Letter,
     lane::{Batch, Due, Landed, Number, Terms},
 };
-use crate::{journal::Position, store::StoreError, tier::shelf::next_random};
+use crate::{
+    journal::{JournalError, Position},
+    store::{Applied, Overtaken, StoreError},
+    tier::shelf::next_random,
+};
 
 /// The shortest and the longest pause after the store has failed.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -42,7 +52,7 @@ fn pause((least, most): (Duration, Duration), n: u32) -> Duration {
 
 /// Flushes a lane until its line is gone, or the journal has failed.
 pub(super) async fn run(line: Weak<Line>, part: usize) {
-    let mut failures = 0;
+    let (mut failures, mut conflicts) = (0, 0);
     loop {
         let Some(line) = line.upgrade() else { return };
         let part = &line.parts[part];
@@ -58,7 +68,14 @@ pub(super) async fn run(line: Weak<Line>, part: usize) {
                 drop(tokio::time::timeout_at(at, wake).await);
             }
             Due::Now(batch) => match line.carry(part, batch).await {
-                Ok(()) => failures = 0,
+                Ok(()) => (failures, conflicts) = (0, 0),
+                Err(Failed::Conflict) => {
+                    conflicts += 1;
+                    // It is above what the store had; again only if that is ahead again.
+                    if conflicts > 1 {
+                        tokio::time::sleep(pause(PAUSE, conflicts - 1)).await;
+                    }
+                }
                 Err(Failed::Journal) => {
                     line.has_stopped.store(true, Relaxed);
                     line.progress.notify_waiters();
@@ -81,15 +98,18 @@ pub(super) async fn run(line: Weak<Line>, part: usize) {
 enum Failed {
     /// The journal doesn't vouch for it.
     Journal,
+    /// The store had newer versions; what it passed over waits, under newer ones.
+    Conflict,
     Store(StoreError),
 }
 
 impl Line {
     fn due(&self, part: &Part) -> Due {
+        let settings = self.settings.load();
         let terms = Terms {
-            delay: self.settings.delay,
-            batch: self.settings.batch.max(1),
-            bytes: self.settings.batch_bytes,
+            delay: settings.delay,
+            batch: settings.batch.max(1),
+            bytes: settings.batch_bytes,
         };
         let journal = &self.common.journal;
         let is_pressed = journal.is_half_full();
@@ -114,22 +134,33 @@ impl Line {
         }
         // What one call takes, and halves of what was refused; the first on top.
         let mut left = self.split_by_part(batch);
+        let mut has_conflicts = false;
         while let Some(batch) = left.pop() {
-            match self.apply(&batch).await {
-                Ok(()) => self.land(part, &batch),
-                Err(StoreError::Refused(why)) => match split(batch) {
-                    Ok((first, second)) => left.extend([second, first]),
-                    Err(batch) => self.refused(part, batch, &why).await,
+            let failed = match self.apply(&batch).await {
+                Ok(overtaken) => match self.landed(part, batch, overtaken) {
+                    Ok(is_all) => {
+                        has_conflicts |= !is_all;
+                        continue;
+                    }
+                    Err(_) => Failed::Journal,
                 },
+                Err(StoreError::Refused(why)) => {
+                    match split(batch) {
+                        Ok((first, second)) => left.extend([second, first]),
+                        Err(batch) => self.refused(part, batch, &why).await,
+                    }
+                    continue;
+                }
                 Err(why) => {
                     left.push(batch);
-                    let mut lane = part.lane.lock();
-                    left.iter().for_each(|batch| lane.put_back(batch));
-                    return Err(Failed::Store(why));
+                    Failed::Store(why)
                 }
-            }
+            };
+            let mut lane = part.lane.lock();
+            left.iter().for_each(|batch| lane.put_back(batch));
+            return Err(failed);
         }
-        Ok(())
+        if has_conflicts { Err(Failed::Conflict) } else { Ok(()) }
     }
 
     /// A call is of one part of the store: over several it can't be all or none.
@@ -146,19 +177,85 @@ impl Line {
         parts.into_values().collect()
     }
 
-    async fn apply(&self, batch: &Batch) -> Result<(), StoreError> {
+    async fn apply(&self, batch: &Batch) -> Applied {
         let call = async { self.store.apply(&batch.changes).await };
         let panicked = |_| Err(StoreError::Timeout("the store panicked".into()));
         AssertUnwindSafe(call).catch_unwind().await.unwrap_or_else(panicked)
     }
 
-    fn land(&self, part: &Part, batch: &Batch) {
+    /// The store has a batch, but for what it has overtaken. Says whether all of it is over.
+    fn landed(
+        &self,
+        part: &Part,
+        mut batch: Batch,
+        mut overtaken: Vec<Overtaken>,
+    ) -> Result<bool, JournalError> {
         self.counters.batches.fetch_add(1, Relaxed);
+        let mut conflicts = Vec::new();
+        // From the last on, so that the places of the others stay.
+        overtaken.retain(|one| one.place < batch.len());
+        overtaken.sort_unstable_by_key(|one| std::cmp::Reverse(one.place));
+        overtaken.dedup_by_key(|one| one.place);
+        for Overtaken { place, by } in overtaken {
+            let (number, position) = batch.places[place];
+            let one = batch.swap_remove(place);
+            if part.lane.lock().yields_to(number, position, by) {
+                self.give_way(part, &one);
+            } else {
+                conflicts.push((number, one, by));
+            }
+        }
         self.counters.flushed.fetch_add(batch.len() as u64, Relaxed);
+        self.land(part, &batch);
+        let is_all = conflicts.is_empty();
+        conflicts
+            .into_iter()
+            .try_for_each(|(number, one, by)| self.send_again(part, number, &one, by))?;
+        Ok(is_all)
+    }
+
+    fn land(&self, part: &Part, batch: &Batch) {
         let mut lane = part.lane.lock();
         let before = lane.bytes();
         let landed = lane.land(batch);
         self.note(&landed, before, lane.bytes());
+    }
+
+    /// What the store has counts more than this.
+    fn give_way(&self, part: &Part, one: &Batch) {
+        self.land(part, one);
+        // The overlay first, so that no load finds it there any more.
+        if let Some(above) = self.common.above.get() {
+            one.changes.iter().for_each(|(key, _)| above.forget(usize::from(self.db), key));
+        }
+    }
+
+    /// The store has a version of a key that isn't ours. The newest value takes the place of what was passed
+    /// over, in the journal as in the overlay, so that no end of the process loses it; its room is free
+    /// as soon as that is written.
+    fn send_again(
+        &self,
+        part: &Part,
+        number: Number,
+        one: &Batch,
+        by: u64,
+    ) -> Result<(), JournalError> {
+        let mut lane = part.lane.lock();
+        // One that came meanwhile may be newer than it by itself.
+        let newest = lane.get(number).filter(|newest| newest.version() <= by);
+        let again = newest.and_then(|newest| {
+            let key = Bytes::copy_from_slice(newest.key());
+            let version = self.common.above.get()?.conflict(usize::from(self.db), &key, by)?;
+            Some(newest.with_version(version))
+        });
+        let append = |again: Update| {
+            let mut room = self.common.journal.try_reserve(0)?;
+            let (hash, now) = (self.part(again.key()).1, self.common.clock.now());
+            self.append_to(part, &mut lane, hash, &mut room, again, now).map(drop)
+        };
+        let appended = again.map_or(Ok(()), append);
+        lane.put_back(one);
+        appended
     }
 
     /// The store has refused a key's change.
@@ -171,7 +268,7 @@ impl Line {
         };
         let refusals = part.lane.lock().refuse(number, position);
         let Some(refusals) = refusals else { return };
-        if refusals >= self.settings.tries {
+        if refusals >= self.settings().tries {
             let (time, db) = (self.common.clock.now(), self.db);
             let id = position.sequence();
             let reason = why.to_owned();
@@ -185,13 +282,7 @@ impl Line {
         part.lane.lock().wait_until(number, at);
     }
 
-    fn give_up(
-        &self,
-        part: &Part,
-        key: &bytes::Bytes,
-        (number, position): (Number, Position),
-        why: &str,
-    ) {
+    fn give_up(&self, part: &Part, key: &Bytes, (number, position): (Number, Position), why: &str) {
         let shown = String::from_utf8_lossy(key).escape_debug().to_string();
         tracing::error!(
             "the store refuses what was written to key \"{shown}\": {why}; it is kept as a dead letter"
@@ -205,8 +296,8 @@ impl Line {
         self.note(&Landed { over, epochs }, before, lane.bytes());
         drop(lane);
         // The overlay first, so that no load finds it there any more.
-        if let Some(on_dead) = self.common.on_dead.get() {
-            on_dead(usize::from(self.db), key);
+        if let Some(above) = self.common.above.get() {
+            above.forget(usize::from(self.db), key);
         }
     }
 }

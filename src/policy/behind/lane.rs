@@ -56,6 +56,8 @@ struct Dirty {
     place: Place,
     /// How often the store has refused what it holds.
     refusals: u32,
+    /// To which versions of the store it gives way.
+    yields_to: u64,
 }
 
 /// When something became dirty.
@@ -84,6 +86,12 @@ impl Batch {
 
     pub(super) fn len(&self) -> usize {
         self.places.len()
+    }
+
+    /// Takes one out; the last gets its place.
+    pub(super) fn swap_remove(&mut self, at: usize) -> Self {
+        let (changes, places) = (self.changes.swap_remove(at), self.places.swap_remove(at));
+        Self { changes: vec![changes], places: vec![places] }
     }
 
     /// The last of them, from this one on.
@@ -184,20 +192,41 @@ impl Lane {
         let Some(dirty) = self.dirty.get_mut(number) else { return };
         self.bytes = self.bytes + cost(&update) - cost(&dirty.update);
         (dirty.update, dirty.position, dirty.refusals) = (update, position, 0);
+        dirty.yields_to = 0;
         if dirty.place == Place::Flying {
             dirty.since_next.get_or_insert_with(since);
         }
     }
 
     /// Takes the change of a key that isn't dirty yet.
-    pub(super) fn insert(&mut self, hash: u64, update: Update, position: Position, since: Since) {
+    pub(super) fn insert(
+        &mut self,
+        hash: u64,
+        update: Update,
+        position: Position,
+        since: Since,
+    ) -> Number {
         self.bytes += cost(&update);
-        let (place, since_next, refusals) = (Place::Waiting, None, 0);
-        let dirty = Dirty { hash, update, position, since, since_next, place, refusals };
+        let (place, since_next, refusals, yields_to) = (Place::Waiting, None, 0, 0);
+        let dirty = Dirty { hash, update, position, since, since_next, place, refusals, yields_to };
         let number = self.dirty.insert(dirty);
         let hash_of = |number: &Number| self.dirty[*number].hash;
         self.numbers.insert_unique(hash, number, hash_of);
         self.queue.push_back(number);
+        number
+    }
+
+    /// A key's change is over if the store has a newer version of it, up to this one.
+    pub(super) fn set_yields_to(&mut self, number: Number, version: u64) {
+        if let Some(dirty) = self.dirty.get_mut(number) {
+            dirty.yields_to = version;
+        }
+    }
+
+    /// Whether a change that the store has passed over for this version is over with that.
+    pub(super) fn yields_to(&self, number: Number, position: Position, version: u64) -> bool {
+        let dirty = self.dirty.get(number).filter(|dirty| dirty.position == position);
+        dirty.is_some_and(|dirty| version <= dirty.yields_to)
     }
 
     /// What is due: those that are old enough, or were here before epoch `hurry`. All of it flies from

@@ -24,6 +24,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::{runtime::Handle, sync::Notify, time::Instant};
@@ -102,8 +103,15 @@ struct Part {
     wake: Notify,
 }
 
-/// Called with the database and the key of a change that was given up: its cached copy has to go.
-type OnDead = Box<dyn Fn(usize, &Bytes) + Send + Sync>;
+/// What the lines need of the cache above them.
+pub trait Above: Send + Sync + 'static {
+    /// A key's cached copy has to go: the store has something else.
+    fn forget(&self, db: usize, key: &Bytes);
+
+    /// The store has a version of a key that was never issued here: counts that, and gives a version above it.
+    /// `None`: the cache is gone.
+    fn conflict(&self, db: usize, key: &Bytes, stored: u64) -> Option<u64>;
+}
 
 /// What the lines of a server share.
 struct Common {
@@ -112,7 +120,7 @@ struct Common {
     clock: Clock,
     /// What all dirty keys take, in bytes.
     bytes: AtomicUsize,
-    on_dead: OnceLock<OnDead>,
+    above: OnceLock<Box<dyn Above>>,
 }
 
 /// The unflushed changes of one namespace.
@@ -120,7 +128,7 @@ pub struct Line {
     common: Arc<Common>,
     db: u16,
     store: Arc<dyn Store>,
-    settings: Settings,
+    settings: ArcSwap<Settings>,
     parts: Box<[Part]>,
     hasher: ahash::RandomState,
     records: AtomicUsize,
@@ -161,8 +169,8 @@ impl Behind {
         let syncs_first = options.fsync == Fsync::Always;
         let path = options.path.clone();
         let (journal, replay) = Journal::open(options, disk, clock.clone())?;
-        let (bytes, on_dead) = (AtomicUsize::new(0), OnceLock::new());
-        let common = Arc::new(Common { journal, dead, clock, bytes, on_dead });
+        let (bytes, above) = (AtomicUsize::new(0), OnceLock::new());
+        let common = Arc::new(Common { journal, dead, clock, bytes, above });
         let mut lines = Vec::new();
         for namespace in policies.iter_mut().filter(|namespace| namespace.write == Write::Behind) {
             let Some((_, store)) = &namespace.store else { continue };
@@ -176,6 +184,9 @@ impl Behind {
             namespace.line = Some(line);
         }
         let report = replay.report().clone();
+        // The store may have a newer change of such a key that was flushed, and that a power loss took from
+        // the journal. What is ahead of the clock is most likely somebody else's.
+        let ours = report.ceiling.min(common.clock.version());
         for replayed in replay {
             let replayed = replayed?;
             let namespace = policies.of(usize::from(replayed.db), &replayed.key);
@@ -190,17 +201,17 @@ impl Behind {
                 );
                 return Err(Error::Config(text));
             };
-            line.take_in(Update::of(&replayed.key, &replayed.change), replayed.position);
+            let update = Update::of(&replayed.key, &replayed.change);
+            line.take_in(update, replayed.position, ours);
         }
         policies.behind =
             Some(Arc::new(Self { common, lines, ceiling: report.ceiling, syncs_first }));
         Ok(())
     }
 
-    /// Starts bringing changes to the stores; `on_dead` is called with database and key of one that was
-    /// given up.
-    pub fn start(&self, runtime: &Handle, on_dead: impl Fn(usize, &Bytes) + Send + Sync + 'static) {
-        let _ = self.common.on_dead.set(Box::new(on_dead));
+    /// Starts bringing changes to the stores, below this cache.
+    pub fn start(&self, runtime: &Handle, above: impl Above) {
+        let _ = self.common.above.set(Box::new(above));
         for line in &self.lines {
             for part in 0..line.parts.len() {
                 runtime.spawn(flusher::run(Arc::downgrade(line), part));
@@ -285,7 +296,7 @@ impl Line {
             common,
             db,
             store,
-            settings,
+            settings: ArcSwap::from_pointee(settings),
             parts,
             hasher: ahash::RandomState::new(),
             records: AtomicUsize::new(0),
@@ -309,8 +320,15 @@ impl Line {
     }
 
     /// How it brings changes to its store.
-    pub fn settings(&self) -> &Settings {
-        &self.settings
+    pub fn settings(&self) -> Arc<Settings> {
+        self.settings.load_full()
+    }
+
+    /// Has it bring changes to its store in another way from now on; the partitions stay as they are.
+    pub fn set_settings(&self, settings: Settings) {
+        self.settings.store(Arc::new(settings));
+        // What is due sooner now isn't slept over.
+        self.parts.iter().for_each(|part| part.wake.notify_one());
     }
 
     /// What is unflushed.
@@ -374,7 +392,37 @@ impl Line {
         now: u64,
     ) -> Result<Position, JournalError> {
         let (part, hash) = self.part(update.key());
+        let (position, _) =
+            self.append_to(part, &mut part.lane.lock(), hash, reservation, update, now)?;
+        Ok(position)
+    }
+
+    /// The same; but it is over if the store has a newer version of it (SEMANTICS 17).
+    ///
+    /// # Errors
+    /// As [`Line::append`].
+    pub fn append_if_newer(
+        &self,
+        reservation: &mut Reservation,
+        update: Update,
+        now: u64,
+    ) -> Result<Position, JournalError> {
+        let (part, hash) = self.part(update.key());
         let mut lane = part.lane.lock();
+        let (position, number) = self.append_to(part, &mut lane, hash, reservation, update, now)?;
+        lane.set_yields_to(number, u64::MAX);
+        Ok(position)
+    }
+
+    fn append_to(
+        &self,
+        part: &Part,
+        lane: &mut Lane,
+        hash: u64,
+        reservation: &mut Reservation,
+        update: Update,
+        now: u64,
+    ) -> Result<(Position, Number), JournalError> {
         let number = lane.find(hash, update.key());
         let effect = Effect {
             db: self.db,
@@ -386,16 +434,16 @@ impl Line {
             supersedes: number.and_then(|number| lane.position(number)),
         };
         let position = self.common.journal.append(reservation, &effect)?;
-        self.put(part, &mut lane, (hash, number), update, position);
-        Ok(position)
+        Ok((position, self.put(part, lane, (hash, number), update, position)))
     }
 
-    /// Takes up a change that is in the journal.
-    fn take_in(&self, update: Update, position: Position) {
+    /// Takes up a change that is in the journal; it yields to versions up to this one.
+    fn take_in(&self, update: Update, position: Position, yields_to: u64) {
         let (part, hash) = self.part(update.key());
         let mut lane = part.lane.lock();
         let number = lane.find(hash, update.key());
-        self.put(part, &mut lane, (hash, number), update, position);
+        let number = self.put(part, &mut lane, (hash, number), update, position);
+        lane.set_yields_to(number, yields_to);
     }
 
     fn put(
@@ -405,26 +453,30 @@ impl Line {
         (hash, number): (u64, Option<Number>),
         update: Update,
         position: Position,
-    ) {
+    ) -> Number {
         let since = || Since { at: Instant::now(), epoch: self.epoch.load(Relaxed) };
         let before = lane.bytes();
         self.counters.changes.fetch_add(1, Relaxed);
-        match number {
-            Some(number) => lane.renew(number, update, position, since),
+        let number = match number {
+            Some(number) => {
+                lane.renew(number, update, position, since);
+                number
+            }
             None => {
                 let (since, was_idle) = (since(), lane.waiting() == 0);
-                lane.insert(hash, update, position, since);
                 self.records.fetch_add(1, Relaxed);
                 *self.epochs.lock().entry(since.epoch).or_default() += 1;
                 if was_idle {
                     part.wake.notify_one();
                 }
+                lane.insert(hash, update, position, since)
             }
-        }
+        };
         if lane.bytes() != before {
             // Modulo 2^64, so that less is a sum too.
             self.common.bytes.fetch_add(lane.bytes().wrapping_sub(before), Relaxed);
         }
+        number
     }
 
     /// Has all that is here flushed at once; returns the epoch that ends with it.

@@ -20,7 +20,28 @@ struct Bench {
     faults: Faults,
     disk: Memory,
     dir: tempfile::TempDir,
-    dead: Arc<Mutex<Vec<(usize, Bytes)>>>,
+    noted: Noted,
+}
+
+/// A cache that notes what it is told.
+#[derive(Clone, Default)]
+struct Noted(Arc<Notes>);
+
+#[derive(Default)]
+struct Notes {
+    forgotten: Mutex<Vec<(usize, Bytes)>>,
+    conflicts: Mutex<Vec<(Bytes, u64)>>,
+}
+
+impl Above for Noted {
+    fn forget(&self, db: usize, key: &Bytes) {
+        self.0.forgotten.lock().push((db, key.clone()));
+    }
+
+    fn conflict(&self, _db: usize, key: &Bytes, stored: u64) -> Option<u64> {
+        self.0.conflicts.lock().push((key.clone(), stored));
+        Some(stored + 1)
+    }
 }
 
 fn settings(delay: u64) -> Settings {
@@ -63,11 +84,10 @@ impl Bench {
         let options = journal::Options { fsync: Fsync::Never, ..journal::Options::new("/journal") };
         let (dead, disk_too) = (dir.path().join("dead"), Arc::new(disk.clone()));
         Behind::open(&mut policies, options, dead, disk_too, Clock::default())?;
-        let dead: Arc<Mutex<Vec<_>>> = Arc::default();
-        let noted = dead.clone();
+        let noted = Noted::default();
         let behind = policies.behind().expect("it is open").clone();
-        behind.start(&Handle::current(), move |db, key| noted.lock().push((db, key.clone())));
-        Ok(Self { policies, inner, faults, disk, dir, dead })
+        behind.start(&Handle::current(), noted.clone());
+        Ok(Self { policies, inner, faults, disk, dir, noted })
     }
 
     fn behind(&self) -> &Behind {
@@ -207,7 +227,8 @@ async fn a_change_that_is_always_refused_becomes_a_dead_letter_and_blocks_nobody
     let letter = letters.read(id).expect("readable").expect("there");
     assert_eq!((&*letter.key, letter.tries, letter.change.version()), (&b"k-poison"[..], 3, 77));
     assert_eq!(bench.get("k-poison"), None);
-    assert_eq!(*bench.dead.lock(), [(0, Bytes::from_static(b"k-poison"))], "its copy goes");
+    let forgotten = bench.noted.0.forgotten.lock().clone();
+    assert_eq!(forgotten, [(0, Bytes::from_static(b"k-poison"))], "its copy goes");
     assert_eq!(bench.line().counters().dead_letters.load(Relaxed), 1);
     // A newer value of the key is a change of its own.
     bench.faults.clear();
@@ -236,6 +257,39 @@ async fn what_was_not_stored_is_taken_up_at_the_next_start() {
     bench.flush().await;
     assert_eq!(bench.stored("k1").await, Some("10".into()));
     assert_eq!(bench.stored("k2").await, Some("stored".into()));
+}
+
+/// SEMANTICS 17: *`retry` applies only if the store's version is still older.*
+#[tokio::test]
+async fn rule_17_a_dead_letter_gives_way_to_what_is_newer() {
+    let bench = Bench::new(settings(3_600_000));
+    let again = async |version| {
+        let mut room = bench.behind().journal().reserve(1000, PATIENCE).await.expect("room");
+        let value = Bytes::from_static(b"letter");
+        let change = Change::Put(Record { value, version, ..Record::default() });
+        let key = Bytes::from_static(b"k1");
+        let update = Update::of(&key, &change);
+        bench.line().append_if_newer(&mut room, update, 0).expect("it is taken in");
+    };
+    bench.put("k1", "newer", 7).await;
+    bench.flush().await;
+    again(5).await;
+    assert_eq!(bench.get("k1"), Some(Some("letter".into())));
+    bench.flush().await;
+    assert_eq!((bench.get("k1"), bench.stored("k1").await), (None, Some("newer".into())));
+    let forgotten = bench.noted.0.forgotten.lock().clone();
+    assert_eq!(forgotten, [(0, Bytes::from_static(b"k1"))], "its copy goes");
+    again(8).await;
+    bench.flush().await;
+    assert_eq!(bench.stored("k1").await, Some("letter".into()));
+    // A write that takes its place doesn't give way.
+    again(5).await;
+    bench.put("k1", "written", 6).await;
+    bench.flush().await;
+    assert_eq!(bench.stored("k1").await, Some("written".into()));
+    let conflicts = bench.noted.0.conflicts.lock().clone();
+    assert_eq!(conflicts, [(Bytes::from_static(b"k1"), 8)]);
+    assert_eq!(bench.behind().bytes(), 0);
 }
 
 #[tokio::test]

@@ -50,6 +50,15 @@ impl Update {
         }
     }
 
+    /// The same under another version.
+    pub fn with_version(&self, version: u64) -> Self {
+        let entry = self.entry.get();
+        let copy = || EntryRef::new(entry.key(), &[entry.value()], &Meta::default());
+        let entry = entry.share().unwrap_or_else(copy);
+        let (is_put, deadline) = (self.is_put, self.deadline);
+        Self { entry, is_put, deadline, version }
+    }
+
     /// The key.
     #[inline]
     pub fn key(&self) -> &[u8] {

@@ -34,7 +34,9 @@ use self::{
     kept::{Kept, KeptBody},
     link::{Answer, Ask, Connections},
 };
-use super::{BoxFuture, Change, Record, Stamp, Store, StoreError, check, check_lengths};
+use super::{
+    Applied, BoxFuture, Change, Overtaken, Record, Stamp, Store, StoreError, check, check_lengths,
+};
 use crate::clock::Clock;
 
 /// Loads of one batch that are under way at once.
@@ -104,16 +106,22 @@ impl HttpStore {
         record
     }
 
-    async fn apply_all(&self, changes: &[(Bytes, Change)]) -> Result<(), StoreError> {
+    async fn apply_all(&self, changes: &[(Bytes, Change)]) -> Applied {
         check(changes, self.options.max_body)?;
         // All are made before the first is sent, so that a key that can't be sent changes nothing.
         let asks = changes.iter().map(|(key, change)| self.ask_of(key, change));
         let asks = asks.collect::<Result<Vec<_>, _>>()?;
-        let mut has_changed = false;
-        for (done, (ask, (key, _))) in asks.iter().zip(changes).enumerate() {
+        let (mut has_changed, mut overtaken) = (false, Vec::new());
+        for (done, (ask, (key, change))) in asks.iter().zip(changes).enumerate() {
             self.kept.forget(key);
             match self.apply_one(ask).await {
-                Ok(changed) => has_changed |= changed,
+                Ok(Done::Changed) => has_changed = true,
+                Ok(Done::Same) => {}
+                Ok(Done::Overtaken(by)) if by > change.version() => {
+                    overtaken.push(Overtaken { place: done, by });
+                }
+                // By which version the origin doesn't say.
+                Ok(Done::Overtaken(_)) => {}
                 Err(why) if has_changed => {
                     let text = format!("{done} of {} changes are done, then {why}", changes.len());
                     return Err(StoreError::Timeout(text));
@@ -121,7 +129,7 @@ impl HttpStore {
                 Err(why) => return Err(why),
             }
         }
-        Ok(())
+        Ok(overtaken)
     }
 
     fn ask_of(&self, key: &Bytes, change: &Change) -> Result<Ask, StoreError> {
@@ -141,27 +149,29 @@ impl HttpStore {
         Ok(ask.with(VERSION, change.version().into()))
     }
 
-    /// Sends one change; says whether the origin has done it, and not passed it over.
-    async fn apply_one(&self, ask: &Ask) -> Result<bool, StoreError> {
+    /// Sends one change.
+    async fn apply_one(&self, ask: &Ask) -> Result<Done, StoreError> {
         let begun = Instant::now();
-        let status = match self.connections.ask(ask).await {
-            Ok(answer) => answer.status,
+        let answer = match self.connections.ask(ask).await {
+            Ok(answer) => answer,
             Err(link::Trouble::Silent(silence)) => {
                 return Err(self.connections.dead(silence).await);
             }
             Err(link::Trouble::Known(why)) => return Err(why),
         };
         let is_delete = ask.method == Method::DELETE;
-        match status {
-            status if status.is_success() => Ok(true),
-            StatusCode::PRECONDITION_FAILED => Ok(false),
-            StatusCode::NOT_FOUND | StatusCode::GONE if is_delete => Ok(false),
+        match answer.status {
+            status if status.is_success() => Ok(Done::Changed),
+            StatusCode::PRECONDITION_FAILED => {
+                Ok(Done::Overtaken(stamped(&answer, Record::default()).version))
+            }
+            StatusCode::NOT_FOUND | StatusCode::GONE if is_delete => Ok(Done::Same),
             // A program that broke off, or a gateway that lost the origin.
             StatusCode::INTERNAL_SERVER_ERROR
             | StatusCode::BAD_GATEWAY
             | StatusCode::GATEWAY_TIMEOUT => {
                 self.connections.wait_out(begun).await;
-                Err(StoreError::Timeout(said(status)))
+                Err(StoreError::Timeout(said(answer.status)))
             }
             status => Err(failure(status)),
         }
@@ -175,6 +185,16 @@ impl HttpStore {
             _ => Ok(()),
         }
     }
+}
+
+/// What an origin has made of a change.
+enum Done {
+    /// It has done it.
+    Changed,
+    /// There was nothing to do.
+    Same,
+    /// It has passed it over for this version; 0 where it doesn't say.
+    Overtaken(u64),
 }
 
 /// What an answer says of a record beside its value.
@@ -214,10 +234,7 @@ impl Store for HttpStore {
         Box::pin(self.load_all(keys))
     }
 
-    fn apply<'a>(
-        &'a self,
-        changes: &'a [(Bytes, Change)],
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
+    fn apply<'a>(&'a self, changes: &'a [(Bytes, Change)]) -> BoxFuture<'a, Applied> {
         Box::pin(self.apply_all(changes))
     }
 

@@ -160,7 +160,7 @@ fn statuses_of_changes() {
                 Err(StoreError::Down(_)) => down,
                 Err(StoreError::Refused(_)) => refused,
                 Err(StoreError::Timeout(_)) => unknown,
-                Ok(()) => panic!("{shown}"),
+                Ok(_) => panic!("{shown}"),
             };
             assert_eq!(got, wanted, "{shown}");
         }

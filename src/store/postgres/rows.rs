@@ -6,7 +6,8 @@
 //! cast to `text` makes of it. NULL, or no row, is an absent key.
 //!
 //! Nothing is kept of versions and deadlines but what the statements keep: by themselves they take every
-//! change, and a TTL ends the cached copy only (SEMANTICS 13, 14).
+//! change, and a TTL ends the cached copy only (SEMANTICS 13, 14). Of what a `where` of theirs passes over
+//! nothing is told: nobody knows by which version.
 
 use std::{borrow::Cow, pin::Pin, task::Poll, time::Duration};
 
@@ -24,7 +25,7 @@ use super::{
     options::Statements,
     sql::{Binding, Sql},
 };
-use crate::store::{BoxFuture, Change, Record, Store, StoreError, check};
+use crate::store::{Applied, BoxFuture, Change, Record, Store, StoreError, check};
 
 type PostgresError = tokio_postgres::Error;
 
@@ -131,7 +132,7 @@ impl RowStore {
         }
     }
 
-    async fn apply_all(&self, changes: &[(Bytes, Change)]) -> Result<(), StoreError> {
+    async fn apply_all(&self, changes: &[(Bytes, Change)]) -> Applied {
         check(changes, MAX_POSTGRES_VALUE)?;
         let bytes: u64 = changes.iter().map(|(_, change)| change.value_len() as u64).sum();
         if bytes > MAX_BATCH {
@@ -141,12 +142,12 @@ impl RowStore {
         let orders = changes.iter().map(|change| self.order(change));
         let orders = orders.collect::<Result<Vec<_>, _>>()?;
         if orders.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let mut tries = 0;
         loop {
             match self.apply_once(&orders).await {
-                Ok(()) => return Ok(()),
+                Ok(()) => return Ok(Vec::new()),
                 Err((why, _)) if tries < RETRIES && why.is_stale() => self.link.forget(),
                 Err((why, Some(sent))) => return Err(self.link.dead(why, sent).await),
                 Err((why, None)) => return Err(why.unchanged()),
@@ -230,10 +231,7 @@ impl Store for RowStore {
         Box::pin(self.load_all(keys))
     }
 
-    fn apply<'a>(
-        &'a self,
-        changes: &'a [(Bytes, Change)],
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
+    fn apply<'a>(&'a self, changes: &'a [(Bytes, Change)]) -> BoxFuture<'a, Applied> {
         Box::pin(self.apply_all(changes))
     }
 

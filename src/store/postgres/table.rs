@@ -8,20 +8,24 @@
 //! | `version` | `bigint not null` | the version of the write, in two's complement |
 //!
 //! An index of Postgres has no room for a key of more than 2704 bytes, therefore the digest. A load is
-//! one statement, and so is a batch of changes, deletes and all: one round trip, and one transaction. A
-//! row past its deadline is absent, and stays until its key is written again.
+//! one statement, and so is a batch of changes, deletes and all: one round trip, and one transaction. It
+//! answers with what it passed over. A row past its deadline is absent, and stays until its key is written
+//! again.
 
 use std::{borrow::Cow, collections::HashMap, time::Duration};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
-use tokio_postgres::{Row, error::SqlState};
+use tokio_postgres::{Row, error::SqlState, types::ToSql};
 
 use super::{MAX_BATCH, MAX_POSTGRES_VALUE, RETRIES, error::Trouble, link::Link};
 use crate::{
     clock::Clock,
-    store::{BoxFuture, Change, MAX_KEY, Record, Stamp, Store, StoreError, check, check_lengths},
+    store::{
+        Applied, BoxFuture, Change, MAX_KEY, Overtaken, Record, Stamp, Store, StoreError, check,
+        check_lengths,
+    },
 };
 
 /// The longest key that is its own name in the table.
@@ -86,7 +90,7 @@ impl TableStore {
         lease.settle(answer)
     }
 
-    async fn apply_all(&self, changes: &[(Bytes, Change)]) -> Result<(), StoreError> {
+    async fn apply_all(&self, changes: &[(Bytes, Change)]) -> Applied {
         check(changes, MAX_POSTGRES_VALUE)?;
         let bytes = |(key, change): &(Bytes, Change)| (key.len() + change.value_len()) as u64;
         let bytes: u64 = changes.iter().map(bytes).sum();
@@ -98,7 +102,15 @@ impl TableStore {
         let mut tries = 0;
         loop {
             match self.apply_once(&rounds).await {
-                Ok(()) => return Ok(()),
+                Ok(passed) => match overtaken(changes, &passed) {
+                    Some(overtaken) => return Ok(overtaken),
+                    // Another server came between: which version it has shows the next time.
+                    None if tries < RETRIES => {}
+                    None => {
+                        let text = "others change the same keys all the time";
+                        return Err(StoreError::Timeout(text.into()));
+                    }
+                },
                 Err((why, _)) if tries < RETRIES && why.is_missing_table() => {
                     self.create().await.map_err(Trouble::unchanged)?;
                 }
@@ -110,10 +122,14 @@ impl TableStore {
         }
     }
 
-    /// Applies rounds. With an error comes when that was sent after which nobody may know the outcome.
-    async fn apply_once(&self, rounds: &[Round<'_>]) -> Result<(), (Trouble, Option<Instant>)> {
+    /// Applies rounds; what they passed over by its name, with the version that was there. With an error comes when that was sent after which nobody may know the outcome.
+    async fn apply_once(
+        &self,
+        rounds: &[Round<'_>],
+    ) -> Result<HashMap<Vec<u8>, u64>, (Trouble, Option<Instant>)> {
+        let mut passed = HashMap::new();
         if rounds.is_empty() {
-            return Ok(());
+            return Ok(passed);
         }
         let (lease, statement) = self
             .link
@@ -124,13 +140,13 @@ impl TableStore {
         let client = lease.client();
         if let [round] = rounds {
             let sent = Instant::now();
-            let done = self.link.answer(round.execute(client, &statement, now)).await;
-            return lease.settle(done).map_err(|why| (why, Some(sent)));
+            let done = self.link.answer(round.execute(client, &statement, now, &mut passed)).await;
+            return lease.settle(done).map(|()| passed).map_err(|why| (why, Some(sent)));
         }
         let all = async {
             client.batch_execute("begin").await?;
             for round in rounds {
-                round.execute(client, &statement, now).await?;
+                round.execute(client, &statement, now, &mut passed).await?;
             }
             Ok::<(), tokio_postgres::Error>(())
         };
@@ -140,7 +156,7 @@ impl TableStore {
         }
         let sent = Instant::now();
         let done = self.link.answer(client.batch_execute("commit")).await;
-        lease.settle(done).map_err(|why| (why, Some(sent)))
+        lease.settle(done).map(|()| passed).map_err(|why| (why, Some(sent)))
     }
 
     /// Makes the table. Another server may be making it too: one of them is told that it is there.
@@ -168,10 +184,7 @@ impl Store for TableStore {
         Box::pin(self.load_all(keys))
     }
 
-    fn apply<'a>(
-        &'a self,
-        changes: &'a [(Bytes, Change)],
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
+    fn apply<'a>(&'a self, changes: &'a [(Bytes, Change)]) -> BoxFuture<'a, Applied> {
         Box::pin(self.apply_all(changes))
     }
 
@@ -189,8 +202,28 @@ impl Store for TableStore {
     }
 }
 
+/// What of a batch was overtaken, by the versions that were seen there beforehand: `None` if one of them
+/// overtakes nothing, so that it isn't the one that did.
+fn overtaken(
+    changes: &[(Bytes, Change)],
+    passed: &HashMap<Vec<u8>, u64>,
+) -> Option<Vec<Overtaken>> {
+    if passed.is_empty() {
+        return Some(Vec::new());
+    }
+    // The last of each key.
+    let places: HashMap<_, _> =
+        changes.iter().enumerate().map(|(place, (key, _))| (name_of(key), place)).collect();
+    let one = |(name, by): (&Vec<u8>, &u64)| {
+        let place = *places.get(&**name)?;
+        (*by > changes[place].1.version()).then_some(Overtaken { place, by: *by })
+    };
+    passed.iter().map(one).collect()
+}
+
 /// The statement of a round. Versions and deadlines are unsigned; with the sign bit turned over they
-/// compare as such.
+/// compare as such. It answers with the rows that it passed over, as they were before it: of one that
+/// another server has changed since, an older version, or none.
 fn apply_text(name: &str) -> String {
     let sign = "(-9223372036854775808)::bigint";
     let yields = |version: &str| {
@@ -203,14 +236,20 @@ fn apply_text(name: &str) -> String {
     format!(
         "with gone as (\
            delete from {name} t using unnest($1::bytea[], $2::bigint[]) as c(key, version) \
-           where t.key = c.key and ({to_delete})) \
-         insert into {name} as t (key, value, deadline, version) \
-         select c.key, c.value, c.deadline, c.version \
-         from unnest($3::bytea[], $4::bytea[], $5::bigint[], $6::bigint[]) \
-           as c(key, value, deadline, version) \
-         on conflict (key) do update \
-         set value = excluded.value, deadline = excluded.deadline, version = excluded.version \
-         where {to_put}"
+           where t.key = c.key and ({to_delete}) returning t.key), \
+         put as (\
+           insert into {name} as t (key, value, deadline, version) \
+           select c.key, c.value, c.deadline, c.version \
+           from unnest($3::bytea[], $4::bytea[], $5::bigint[], $6::bigint[]) \
+             as c(key, value, deadline, version) \
+           on conflict (key) do update \
+           set value = excluded.value, deadline = excluded.deadline, version = excluded.version \
+           where {to_put} returning t.key) \
+         select c.key, t.version from unnest($1::bytea[]) as c(key) join {name} t using (key) \
+         where c.key not in (select key from gone) \
+         union all \
+         select c.key, t.version from unnest($3::bytea[]) as c(key) left join {name} t using (key) \
+         where c.key not in (select key from put)"
     )
 }
 
@@ -261,18 +300,19 @@ impl<'a> Round<'a> {
         client: &tokio_postgres::Client,
         statement: &tokio_postgres::Statement,
         now: i64,
+        passed: &mut HashMap<Vec<u8>, u64>,
     ) -> Result<(), tokio_postgres::Error> {
         let deleted: Vec<&[u8]> = self.deleted.iter().map(|name| &**name).collect();
         let put: Vec<&[u8]> = self.put.iter().map(|name| &**name).collect();
         let (delete_versions, versions) = (&self.delete_versions, &self.versions);
         let (values, deadlines) = (&self.values, &self.deadlines);
-        client
-            .execute(
-                statement,
-                &[&deleted, delete_versions, &put, values, deadlines, versions, &now],
-            )
-            .await
-            .map(drop)
+        let parameters: [&(dyn ToSql + Sync); 7] =
+            [&deleted, delete_versions, &put, values, deadlines, versions, &now];
+        for row in client.query(statement, &parameters).await? {
+            let version: Option<i64> = row.try_get(1)?;
+            passed.insert(row.try_get(0)?, version.unwrap_or(0) as u64);
+        }
+        Ok(())
     }
 }
 

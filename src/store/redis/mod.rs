@@ -11,7 +11,7 @@
 //! - without them it is one transaction of SET and DEL. The caller's word, one change of a key at a time,
 //!   keeps the order, and records are loaded with version 0;
 //! - with them it is one call of a script that keeps each key's version and deadline in a key beside it,
-//!   `larder:version:KEY`, and passes over what is older.
+//!   `larder:version:KEY`, passes over what is older, and answers with that.
 //!
 //! ```text
 //! larder:version:KEY = 20 digits of the version, 20 digits of the deadline (0: none); ends when KEY does
@@ -28,7 +28,9 @@ use bytes::Bytes;
 
 pub use self::options::RedisOptions;
 use self::{error::Trouble, link::Connections};
-use super::{BoxFuture, Change, Record, Stamp, Store, StoreError, check, check_lengths};
+use super::{
+    Applied, BoxFuture, Change, Overtaken, Record, Stamp, Store, StoreError, check, check_lengths,
+};
 use crate::clock::Clock;
 
 /// How often a load is asked again where the connection was lost.
@@ -40,6 +42,8 @@ const MAX_REDIS_VALUE: u64 = 512 << 20;
 const MAX_BATCH: u64 = 768 << 20;
 /// The longest answer to anything else.
 const SHORT: u64 = 1 << 20;
+/// The bytes of an answer for a change that was passed over, at most.
+const PASSED: u64 = 64;
 
 /// The companion of a key that has its version.
 const COMPANION: &[u8] = b"larder:version:";
@@ -48,9 +52,10 @@ const DIGITS: usize = 20;
 
 /// Keys come in pairs, with their companions; arguments are now, then four for each pair: `p` or `d`,
 /// version, deadline, value. Numbers have 20 digits and compare as texts, since a number of Lua would lose
-/// some of them. An error after a first change is told apart from one that has changed nothing.
+/// some of them. The answer has the number of each pair that was passed over, from 1, and the version that is
+/// there. An error after a first change is told apart from one that has changed nothing.
 const APPLY: &str = r"
-local now, none, wrote = ARGV[1], string.rep('0', 20), false
+local now, none, wrote, passed = ARGV[1], string.rep('0', 20), false, {}
 local function write(...)
   local reply = redis.pcall(...)
   if type(reply) == 'table' and reply.err then
@@ -67,7 +72,10 @@ for i = 1, #KEYS / 2 do
     local ends = string.sub(known, 21)
     overtaken = string.sub(known, 1, 20) > version and (ends == none or ends > now)
   end
-  if not overtaken then
+  if overtaken then
+    passed[#passed + 1] = i
+    passed[#passed + 1] = string.sub(known, 1, 20)
+  else
     local wrong
     if what == 'd' then
       wrong = write('DEL', key, companion)
@@ -81,7 +89,7 @@ for i = 1, #KEYS / 2 do
     if wrong then return wrong end
   end
 end
-return 1
+return passed
 ";
 
 /// See the module's doc.
@@ -121,7 +129,7 @@ impl RedisStore {
         Ok((replies, shape))
     }
 
-    async fn apply_all(&self, changes: &[(Bytes, Change)]) -> Result<(), StoreError> {
+    async fn apply_all(&self, changes: &[(Bytes, Change)]) -> Applied {
         check(changes, MAX_REDIS_VALUE)?;
         let bytes = |(key, change): &(Bytes, Change)| (key.len() + change.value_len()) as u64;
         let bytes: u64 = changes.iter().map(bytes).sum();
@@ -130,16 +138,16 @@ impl RedisStore {
             return Err(StoreError::Refused(text));
         }
         if changes.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let mut tries = 0;
         loop {
             let result = match &self.script {
                 Some(script) => self.apply_by_script(script, changes).await,
-                None => self.apply_plainly(changes).await,
+                None => self.apply_plainly(changes).await.map(|()| Vec::new()),
             };
             match result {
-                Ok(()) => return Ok(()),
+                Ok(overtaken) => return Ok(overtaken),
                 // The connection had ended unnoticed.
                 Err(Trouble::Silent(why))
                     if tries < RETRIES && why.is_lost() && why.is_unsent() =>
@@ -182,16 +190,17 @@ impl RedisStore {
         &self,
         script: &Script,
         changes: &[(Bytes, Change)],
-    ) -> Result<(), Trouble> {
+    ) -> Result<Vec<Overtaken>, Trouble> {
         let call = |name: &str, script: &str| self.script_call(name, script, changes);
+        let longest = SHORT + PASSED * changes.len() as u64;
         let connection = self.connections.ready().await?;
-        match connection.ask(&call("EVALSHA", script.get_hash()), SHORT).await {
+        match connection.ask(&call("EVALSHA", script.get_hash()), longest).await {
             // A server forgets its scripts when it starts; nothing has been done.
             Err(Trouble::Reply(text)) if text.starts_with("NOSCRIPT") => {}
-            other => return other.map(drop),
+            other => return Ok(overtaken(other?)?),
         }
         let connection = self.connections.ready().await?;
-        connection.ask(&call("EVAL", APPLY), SHORT).await.map(drop)
+        Ok(overtaken(connection.ask(&call("EVAL", APPLY), longest).await?)?)
     }
 
     fn script_call(&self, name: &str, script: &str, changes: &[(Bytes, Change)]) -> Cmd {
@@ -317,6 +326,21 @@ impl Shape {
 
 const NOT_A_STRING: &str = "the key holds another type than a string there";
 
+/// What the script passed over.
+fn overtaken(reply: Value) -> Result<Vec<Overtaken>, StoreError> {
+    // All is done, but who can say what?
+    let strange = || StoreError::Timeout("an answer of an unknown form".into());
+    let Value::Array(numbers) = reply else { return Err(strange()) };
+    let one = |pair: &[Value]| match pair {
+        [Value::Int(number @ 1..), Value::BulkString(digits)] => {
+            let by = std::str::from_utf8(digits).ok()?.parse().ok()?;
+            Some(Overtaken { place: *number as usize - 1, by })
+        }
+        _ => None,
+    };
+    numbers.chunks(2).map(one).collect::<Option<_>>().ok_or_else(strange)
+}
+
 /// The server's clock in unix milliseconds.
 fn time(reply: Option<Value>) -> Result<u64, StoreError> {
     let Some(Value::Array(parts)) = reply else { return Err(strange(reply)) };
@@ -347,10 +371,7 @@ impl Store for RedisStore {
         Box::pin(self.load_all(keys))
     }
 
-    fn apply<'a>(
-        &'a self,
-        changes: &'a [(Bytes, Change)],
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
+    fn apply<'a>(&'a self, changes: &'a [(Bytes, Change)]) -> BoxFuture<'a, Applied> {
         Box::pin(self.apply_all(changes))
     }
 
