@@ -70,6 +70,9 @@ pub enum Stop {
     Room(usize),
     /// It touched a key that has to be fetched first; nothing has changed yet.
     Cold(Cold),
+    /// It touched a key of which nobody knows whether memory has what there is to have; nothing has changed
+    /// yet.
+    Unseen,
     /// It touched a key that isn't among those of its row.
     Stray,
 }
@@ -133,8 +136,9 @@ pub struct Tx<'a> {
     /// Whether an entry is where the stripes say: nothing is staged, pinned or local, and it is the
     /// command's own database.
     is_plain: bool,
-    /// Where the only key of an attempt that only reads was found when it was looked whether it is here.
-    seen: Option<Slot>,
+    /// Whether nobody has looked yet if what is there is all there is to have: a lookup stops where it
+    /// isn't plainly so.
+    is_unseen: bool,
     /// The entry of the only key, where the worker's own cache has it; then no stripe is held.
     local: Option<Entry<'a>>,
 }
@@ -169,19 +173,38 @@ impl<'a> Tx<'a> {
             }
         };
         let is_plain = start.staged.is_none() && start.pins.is_empty();
-        Self { db: start.job.db, start, held, is_plain, seen: None, local: None }
+        Self { db: start.job.db, start, held, is_plain, is_unseen: false, local: None }
     }
 
     /// An attempt at reading one key that holds no stripe: the entry is here.
     #[inline]
     pub(super) fn local(start: Start<'a>, entry: Entry<'a>) -> Self {
         let (held, local) = (SmallVec::new(), Some(entry));
-        Self { db: start.job.db, start, held, is_plain: false, seen: None, local }
+        Self { db: start.job.db, start, held, is_plain: false, is_unseen: false, local }
+    }
+
+    /// Whether it may begin before anybody has looked: it reads one key, and what it looks up stops it if
+    /// memory doesn't plainly have that.
+    #[inline]
+    pub(super) fn runs_unseen(&mut self) -> bool {
+        let job = self.start.job;
+        self.is_unseen = self.is_plain && !job.writes && job.keys.len() == 1;
+        self.is_unseen
+    }
+
+    /// Somebody has looked.
+    pub(super) fn note_seen(&mut self) {
+        self.is_unseen = false;
     }
 
     #[inline]
     fn memory(&self) -> &'a Memory {
         &self.start.cache.memory
+    }
+
+    /// What it is an attempt at.
+    pub(super) fn job(&self) -> &'a Job<'a> {
+        self.start.job
     }
 
     /// The time of the attempt in unix milliseconds.
@@ -269,17 +292,42 @@ impl<'a> Tx<'a> {
     }
 
     /// The key's live entry, wherever this attempt has it from.
-    #[inline(always)]
+    #[inline]
     fn entry(&mut self, key: Key<'_>) -> Result<Option<Entry<'_>>, Stop> {
+        let namespace = if self.is_unseen { self.namespace(key) } else { None };
+        self.entry_in(namespace, key)
+    }
+
+    /// The number of the key's namespace.
+    #[inline(always)]
+    fn namespace(&self, key: Key<'_>) -> Option<usize> {
+        self.start.cache.policies.index_of(self.db, key.bytes)
+    }
+
+    /// The same, where the key's namespace is known if nobody has looked yet.
+    #[inline(always)]
+    fn entry_in(
+        &mut self,
+        namespace: Option<usize>,
+        key: Key<'_>,
+    ) -> Result<Option<Entry<'_>>, Stop> {
         if !self.is_plain {
             return self.entry_below(key);
         }
-        if let Some(slot) = self.seen {
-            return Ok(self.held[0].core.shelf(self.db).map(|shelf| shelf.entry(slot)));
-        }
+        let (is_unseen, now) = (self.is_unseen, self.start.job.now);
         let at = self.index(key.hash)?;
-        let Some(slot) = self.slot_in(at, key) else { return Ok(None) };
-        Ok(self.held[at].core.shelf(self.db).map(|shelf| shelf.entry(slot)))
+        let Some(slot) = self.slot_in(at, key) else {
+            return if is_unseen { Err(Stop::Unseen) } else { Ok(None) };
+        };
+        let policies = &self.start.cache.policies;
+        let entry = self.held[at].core.shelf(self.db).map(|shelf| shelf.entry(slot));
+        if is_unseen
+            && let (Some(at), Some(entry)) = (namespace, entry)
+            && policies.times(at).age(entry.kept_until(), now) != Age::Fresh
+        {
+            return Err(Stop::Unseen);
+        }
+        Ok(entry)
     }
 
     /// The same where there are staged changes or pins, or the entry is local.
@@ -360,8 +408,9 @@ impl<'a> Tx<'a> {
     #[inline]
     pub fn look(&mut self, key: Key<'_>) -> Result<Option<Entry<'_>>, Stop> {
         let (start, db, is_local) = (&self.start, self.db, self.local.is_some());
-        let (cache, counters, pins) = (start.cache, start.job.counters, start.pins);
-        let found = self.entry(key)?;
+        let (counters, pins) = (start.job.counters, start.pins);
+        let namespace = self.namespace(key);
+        let found = self.entry_in(namespace, key)?;
         let hit = match found {
             None => None,
             Some(_) if is_local => Some(Hit::Local),
@@ -372,12 +421,7 @@ impl<'a> Tx<'a> {
                 Some(Origin::Stale) | None => Hit::Memory,
             }),
         };
-        counters.all.count(hit);
-        if !counters.namespaces.is_empty()
-            && let Some(index) = cache.policies.index_of(db, key.bytes)
-        {
-            counters.namespaces[index].count(hit);
-        }
+        counters.of(namespace).count(hit);
         Ok(found)
     }
 
@@ -657,8 +701,7 @@ impl<'a> Tx<'a> {
     #[inline]
     pub(super) fn is_resident(&mut self, key: Key<'_>) -> Result<bool, Stop> {
         let at = self.index(key.hash)?;
-        if let Some(slot) = self.slot_in(at, key) {
-            self.note_seen(slot);
+        if self.slot_in(at, key).is_some() {
             return Ok(true);
         }
         let core = &self.held[at].core;
@@ -672,13 +715,6 @@ impl<'a> Tx<'a> {
 }
 
 impl Tx<'_> {
-    /// Spares a read of one key to look it up again: nothing moves the entry meanwhile.
-    #[inline]
-    fn note_seen(&mut self, slot: Slot) {
-        let job = self.start.job;
-        self.seen = (!job.writes && job.keys.len() == 1).then_some(slot);
-    }
-
     /// Whether what memory, or a pin, has of a key that is read through is good for this attempt. Only a read
     /// believes in an absence without having asked for it (SEMANTICS 3).
     pub(super) fn standing(
@@ -695,10 +731,7 @@ impl Tx<'_> {
             && let Some(shelf) = core.shelf(db)
         {
             match times.age(shelf.entry(slot).kept_until(), now) {
-                Age::Fresh => {
-                    self.note_seen(slot);
-                    return Ok(Standing::Good);
-                }
+                Age::Fresh => return Ok(Standing::Good),
                 Age::Due => return Ok(Standing::Due),
                 Age::Stale => {}
             }

@@ -4,6 +4,7 @@
 //! longest prefix wins. Without namespaces every key is plain cache, at no cost.
 
 pub mod behind;
+mod prefixes;
 
 use std::{
     sync::{
@@ -17,6 +18,7 @@ use crate::{
     store::Store,
     tier::{entry::Meta, shelf::next_random},
 };
+use prefixes::Prefixes;
 
 /// A set of names of which the configuration has one.
 macro_rules! named {
@@ -256,11 +258,13 @@ pub enum Age {
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Times {
-    ttl: u64,
-    /// How long a copy is kept beyond its `ttl`.
+    /// How long a copy is kept at most, with some slack: one that would be kept for longer was made when
+    /// other times held. `u64::MAX` without a `ttl`.
+    longest: u64,
+    /// What is left of its keeping when a copy is due for a refresh.
+    due: u64,
+    /// What is left when its `ttl` ends; where nothing is refreshed, the same.
     grace: u64,
-    /// How long before the end of its `ttl` a copy is due for a refresh; 0: never.
-    lead: u64,
     /// How long an absence is believed; 0: not at all.
     negative: u64,
 }
@@ -272,31 +276,36 @@ impl Times {
     fn of(namespace: &Namespace) -> Self {
         let millis = |time: Option<Duration>| time.map_or(0, |time| time.as_millis() as u64);
         let ttl = millis(namespace.ttl);
-        if namespace.read == Read::Aside {
-            return Self { ttl, ..Self::default() };
-        }
-        let grace = if ttl == 0 { 0 } else { millis(namespace.stale_if_error) };
-        let lead = match namespace.refresh_after {
+        let is_through = namespace.read == Read::Through;
+        let grace = if is_through && ttl != 0 { millis(namespace.stale_if_error) } else { 0 };
+        let lead = match namespace.refresh_after.filter(|_| is_through) {
             Some(after) => ttl.saturating_sub(after.as_millis() as u64),
             None => 0,
         };
-        Self { ttl, grace, lead, negative: millis(namespace.negative_ttl) }
+        Self {
+            longest: if ttl == 0 { u64::MAX } else { ttl + SLACK + grace },
+            due: grace + lead,
+            grace,
+            negative: if is_through { millis(namespace.negative_ttl) } else { 0 },
+        }
     }
 
     /// How good a copy is that is kept until then (0: it has no end).
     #[inline]
     pub fn age(&self, kept_until: u64, now: u64) -> Age {
-        if kept_until == 0 || self.ttl == 0 {
+        if kept_until == 0 || self.longest == u64::MAX {
             return Age::Fresh;
         }
-        let left = kept_until.saturating_sub(now + self.grace);
-        // One that would be fresh for longer than any was made when other times held.
-        if left == 0 || left > self.ttl + SLACK {
+        // What has ended is as far off as can be.
+        let left = kept_until.wrapping_sub(now);
+        if left > self.longest {
             Age::Stale
-        } else if left <= self.lead {
+        } else if left > self.due {
+            Age::Fresh
+        } else if left > self.grace {
             Age::Due
         } else {
-            Age::Fresh
+            Age::Stale
         }
     }
 
@@ -308,7 +317,7 @@ impl Times {
     }
 
     fn check_from(&self, kept_until: u64) -> u64 {
-        kept_until.saturating_sub(self.grace + self.lead)
+        kept_until.saturating_sub(self.due)
     }
 
     /// Until when an absence found now is believed; 0: it isn't.
@@ -329,46 +338,8 @@ pub struct Policies {
     namespaces: Vec<Namespace>,
     /// Those of each namespace.
     times: Vec<Times>,
-    /// Their prefixes, in the same order: what every request compares stands close together.
-    prefixes: Vec<Prefix>,
+    prefixes: Prefixes,
     behind: Option<Arc<behind::Behind>>,
-}
-
-/// Bytes of a prefix that are compared at once.
-const WORD: usize = size_of::<u64>();
-
-/// A prefix, as keys are compared with it.
-struct Prefix {
-    /// Its first bytes.
-    first: u64,
-    /// Which bytes of a key are compared with them.
-    mask: u64,
-    len: usize,
-    db: usize,
-    number: usize,
-}
-
-impl Prefix {
-    fn of((number, namespace): (usize, &Namespace)) -> Self {
-        let len = namespace.prefix.len();
-        let mask = if len >= WORD { u64::MAX } else { (1 << (8 * len)) - 1 };
-        Self { first: first_word(&namespace.prefix), mask, len, db: namespace.db, number }
-    }
-}
-
-/// The first eight bytes, with zeros behind what is shorter.
-#[inline]
-fn first_word(bytes: &[u8]) -> u64 {
-    let quad = |bytes: &[u8; 4]| u64::from(u32::from_le_bytes(*bytes));
-    let len = bytes.len();
-    if let Some(first) = bytes.first_chunk() {
-        return u64::from_le_bytes(*first);
-    }
-    match (bytes.first_chunk(), bytes.last_chunk()) {
-        // They overlap, or meet.
-        (Some(first), Some(last)) => quad(first) | quad(last) << (8 * (len - 4)),
-        _ => bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
-    }
 }
 
 impl Policies {
@@ -376,7 +347,7 @@ impl Policies {
     pub fn new(mut namespaces: Vec<Namespace>) -> Self {
         namespaces.sort_by_key(|namespace| std::cmp::Reverse(namespace.prefix.len()));
         let times = namespaces.iter().map(Times::of).collect();
-        let prefixes = namespaces.iter().enumerate().map(Prefix::of).collect();
+        let prefixes = Prefixes::new(namespaces.iter().map(|found| (found.db, &*found.prefix)));
         Self { namespaces, times, prefixes, behind: None }
     }
 
@@ -410,21 +381,7 @@ impl Policies {
     /// The number of a key's namespace.
     #[inline]
     pub fn index_of(&self, db: usize, key: &[u8]) -> Option<usize> {
-        if self.prefixes.is_empty() {
-            return None;
-        }
-        let first = first_word(key);
-        self.prefixes.iter().position(|prefix| {
-            first & prefix.mask == prefix.first
-                && prefix.db == db
-                && key.len() >= prefix.len
-                && (prefix.len <= WORD || self.has_long_prefix(prefix, key))
-        })
-    }
-
-    #[cold]
-    fn has_long_prefix(&self, prefix: &Prefix, key: &[u8]) -> bool {
-        key.starts_with(&self.namespaces[prefix.number].prefix)
+        self.prefixes.find(db, key)
     }
 
     /// A namespace by its number.
