@@ -185,6 +185,12 @@ impl Inner {
         self.runtime.as_ref().expect("checked when a namespace has a store")
     }
 
+    /// Whether what isn't in memory is nowhere.
+    #[inline]
+    fn has_all_in_memory(&self) -> bool {
+        self.policies.is_empty() && !self.has_below.load(Relaxed)
+    }
+
     /// The number of a key's namespace, if what isn't in memory has to be asked for below: by one who will
     /// write what depends on it, or by one who only reads.
     #[inline]
@@ -413,9 +419,8 @@ impl Cache {
         };
         let start = Start { cache: inner, job, pins, staged, room };
         let mut tx = Tx::begin(start, job.keys.iter().map(|(key, _)| key.hash));
-        let is_all_there = inner.policies.is_empty() && !inner.has_below.load(Relaxed);
         let mut ended = Err(Stop::Unseen);
-        if is_all_there || tx.runs_unseen() {
+        if tx.is_unseen() || inner.has_all_in_memory() {
             ended = self.run_in(&mut tx, journal.as_deref_mut(), run);
         }
         if let Err(Stop::Unseen) = ended {
@@ -548,7 +553,7 @@ impl Cache {
     /// How the command's writes come to their stores.
     #[inline]
     fn way(&self, job: &Job<'_>) -> Way {
-        if self.0.policies.is_empty() || !job.writes {
+        if !job.writes || self.0.policies.is_empty() {
             return Way::None;
         }
         let mut way = Way::None;

@@ -259,18 +259,29 @@ pub enum Age {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Times {
     /// How long a copy is kept at most, with some slack: one that would be kept for longer was made when
-    /// other times held. `u64::MAX` without a `ttl`.
+    /// other times held. [`EVER`] without a `ttl`.
     longest: u64,
     /// What is left of its keeping when a copy is due for a refresh.
     due: u64,
-    /// What is left when its `ttl` ends; where nothing is refreshed, the same.
+    /// What is left when its `ttl` ends.
     grace: u64,
     /// How long an absence is believed; 0: not at all.
     negative: u64,
 }
 
+/// What every hit on a namespace's keys needs of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rule {
+    /// The namespace's number.
+    pub number: usize,
+    /// Its times.
+    pub times: Times,
+}
+
 /// By how much clocks of threads differ at most.
 const SLACK: u64 = 10_000;
+/// Longer than anything is kept, and less than what has ended seems to be kept.
+const EVER: u64 = u64::MAX >> 1;
 
 impl Times {
     fn of(namespace: &Namespace) -> Self {
@@ -283,26 +294,28 @@ impl Times {
             None => 0,
         };
         Self {
-            longest: if ttl == 0 { u64::MAX } else { ttl + SLACK + grace },
+            longest: if ttl == 0 { EVER } else { ttl + SLACK + grace },
             due: grace + lead,
             grace,
             negative: if is_through { millis(namespace.negative_ttl) } else { 0 },
         }
     }
 
+    /// Whether a copy that is kept until then is fresh beyond doubt.
+    #[inline]
+    pub fn is_fresh(&self, kept_until: u64, now: u64) -> bool {
+        // What has ended seems to be kept for longer than anything.
+        let left = kept_until.wrapping_sub(now);
+        self.due < left && left <= self.longest
+    }
+
     /// How good a copy is that is kept until then (0: it has no end).
     #[inline]
     pub fn age(&self, kept_until: u64, now: u64) -> Age {
-        if kept_until == 0 || self.longest == u64::MAX {
-            return Age::Fresh;
-        }
-        // What has ended is as far off as can be.
-        let left = kept_until.wrapping_sub(now);
-        if left > self.longest {
-            Age::Stale
-        } else if left > self.due {
+        let left = kept_until.saturating_sub(now);
+        if kept_until == 0 || self.longest == EVER || self.is_fresh(kept_until, now) {
             Age::Fresh
-        } else if left > self.grace {
+        } else if self.grace < left && left <= self.longest {
             Age::Due
         } else {
             Age::Stale
@@ -338,6 +351,7 @@ pub struct Policies {
     namespaces: Vec<Namespace>,
     /// Those of each namespace.
     times: Vec<Times>,
+    /// The same, by prefix.
     prefixes: Prefixes,
     behind: Option<Arc<behind::Behind>>,
 }
@@ -346,8 +360,11 @@ impl Policies {
     /// Namespaces in any order.
     pub fn new(mut namespaces: Vec<Namespace>) -> Self {
         namespaces.sort_by_key(|namespace| std::cmp::Reverse(namespace.prefix.len()));
-        let times = namespaces.iter().map(Times::of).collect();
-        let prefixes = Prefixes::new(namespaces.iter().map(|found| (found.db, &*found.prefix)));
+        let times: Vec<Times> = namespaces.iter().map(Times::of).collect();
+        let rules = times.iter().enumerate().map(|(number, times)| Rule { number, times: *times });
+        let prefixes = namespaces.iter().zip(rules);
+        let prefixes = prefixes.map(|(found, rule)| (found.db, &*found.prefix, rule));
+        let prefixes = Prefixes::new(prefixes);
         Self { namespaces, times, prefixes, behind: None }
     }
 
@@ -381,6 +398,12 @@ impl Policies {
     /// The number of a key's namespace.
     #[inline]
     pub fn index_of(&self, db: usize, key: &[u8]) -> Option<usize> {
+        self.rule(db, key).map(|rule| rule.number)
+    }
+
+    /// What a hit on a key needs of its namespace.
+    #[inline]
+    pub fn rule(&self, db: usize, key: &[u8]) -> Option<&Rule> {
         self.prefixes.find(db, key)
     }
 

@@ -6,20 +6,23 @@
 //! one is searched for: the last of all that share a key's first byte is tried before, and where prefixes
 //! differ in it there is no other.
 
+use std::sync::Arc;
+
+use super::Rule;
+
 /// Bytes of a prefix that are compared at once.
 const WORD: usize = size_of::<u64>();
-/// The place of what isn't there.
-const NOWHERE: u32 = u32::MAX;
 
 /// The prefixes of all databases.
 #[derive(Default)]
 pub(super) struct Prefixes(Vec<Sorted>);
 
-/// The prefixes of a database, in order.
+/// The prefixes of a database.
 struct Sorted {
-    prefixes: Vec<Prefix>,
-    /// By a key's first byte, the place of the last prefix that the key may begin with.
-    last: [u32; 256],
+    /// In order.
+    prefixes: Vec<Arc<Prefix>>,
+    /// By a key's first byte, the last prefix that the key may begin with.
+    last: [Option<Arc<Prefix>>; 256],
 }
 
 /// A prefix, as keys are compared with it.
@@ -30,85 +33,86 @@ struct Prefix {
     mask: u64,
     /// Whether there is no more to compare.
     is_short: bool,
-    /// The place of the one around it.
-    around: u32,
-    /// Its namespace.
-    number: u32,
+    rule: Rule,
     bytes: Box<[u8]>,
+    /// The one around it.
+    around: Option<Arc<Prefix>>,
 }
 
 impl Prefixes {
-    /// Prefixes with their databases; a namespace's number is its place among them. Of equal ones the first
-    /// counts.
-    pub(super) fn new<'a>(all: impl Iterator<Item = (usize, &'a [u8])>) -> Self {
+    /// Prefixes with their databases, and what holds for their keys. Of equal ones the first counts.
+    pub(super) fn new<'a>(all: impl Iterator<Item = (usize, &'a [u8], Rule)>) -> Self {
         let mut databases: Vec<Vec<Prefix>> = Vec::new();
-        for (number, (db, bytes)) in all.enumerate() {
+        for (db, bytes, rule) in all {
             databases.resize_with(databases.len().max(db + 1), Vec::new);
-            databases[db].push(Prefix::new(number, bytes));
+            databases[db].push(Prefix::new(bytes, rule));
         }
         Self(databases.into_iter().map(Sorted::new).collect())
     }
 
-    /// The number of a key's namespace.
+    /// What holds for a key.
     #[inline]
-    pub(super) fn find(&self, db: usize, key: &[u8]) -> Option<usize> {
+    pub(super) fn find(&self, db: usize, key: &[u8]) -> Option<&Rule> {
         let sorted = self.0.get(db)?;
         let word = first_word(key);
-        let last = sorted.last[(word >> (u64::BITS - u8::BITS)) as usize];
-        let last = sorted.prefixes.get(last as usize)?;
-        if last.begins(word, key) { Some(last.number as usize) } else { sorted.search(word, key) }
+        let last = sorted.last[(word >> (u64::BITS - u8::BITS)) as usize].as_ref()?;
+        if last.begins(word, key) { Some(&last.rule) } else { sorted.search(word, key) }
     }
 }
 
 impl Sorted {
-    fn new(mut prefixes: Vec<Prefix>) -> Self {
-        prefixes.sort_by(|one, other| one.bytes.cmp(&other.bytes));
-        prefixes.dedup_by(|later, first| later.bytes == first.bytes);
-        let mut last = [NOWHERE; 256];
-        let mut open: Vec<u32> = Vec::new();
-        for at in 0..prefixes.len() {
-            while let Some(around) = open.last()
-                && !prefixes[at].bytes.starts_with(&prefixes[*around as usize].bytes)
+    fn new(mut unlinked: Vec<Prefix>) -> Self {
+        unlinked.sort_by(|one, other| one.bytes.cmp(&other.bytes));
+        unlinked.dedup_by(|later, first| later.bytes == first.bytes);
+        let mut last = [const { None }; 256];
+        let mut prefixes: Vec<Arc<Prefix>> = Vec::with_capacity(unlinked.len());
+        for mut prefix in unlinked {
+            // What is around it is the one before it, or around that.
+            let mut around = prefixes.last();
+            while let Some(other) = around
+                && !prefix.bytes.starts_with(&other.bytes)
             {
-                open.pop();
+                around = other.around.as_ref();
             }
-            prefixes[at].around = open.last().copied().unwrap_or(NOWHERE);
-            open.push(at as u32);
-            match prefixes[at].bytes.first() {
-                Some(byte) => last[usize::from(*byte)] = at as u32,
-                None => last.fill(at as u32),
+            prefix.around = around.cloned();
+            let prefix = Arc::new(prefix);
+            match prefix.bytes.first() {
+                Some(byte) => last[usize::from(*byte)] = Some(prefix.clone()),
+                None => last.fill(Some(prefix.clone())),
             }
+            prefixes.push(prefix);
         }
         Self { prefixes, last }
     }
 
-    /// The number of a key's namespace, where the last prefix with its first byte isn't it.
+    /// What holds for a key that doesn't begin with the last prefix that has its first byte.
     #[inline(never)]
-    fn search(&self, word: u64, key: &[u8]) -> Option<usize> {
-        let is_before =
-            |prefix: &Prefix| prefix.first < word || prefix.first == word && *prefix.bytes <= *key;
-        let mut at = self.prefixes.partition_point(is_before).checked_sub(1)?;
-        loop {
-            let prefix = self.prefixes.get(at)?;
+    fn search(&self, word: u64, key: &[u8]) -> Option<&Rule> {
+        let is_before = |prefix: &Arc<Prefix>| {
+            prefix.first < word || prefix.first == word && *prefix.bytes <= *key
+        };
+        let mut at = self.prefixes.get(self.prefixes.partition_point(is_before).checked_sub(1)?);
+        while let Some(prefix) = at {
             if prefix.begins(word, key) {
-                return Some(prefix.number as usize);
+                return Some(&prefix.rule);
             }
-            at = prefix.around as usize;
+            at = prefix.around.as_ref();
         }
+        None
     }
 }
 
 impl Prefix {
-    fn new(number: usize, bytes: &[u8]) -> Self {
+    fn new(bytes: &[u8], rule: Rule) -> Self {
         let missing = 8 * WORD.saturating_sub(bytes.len()) as u32;
         Self {
             first: first_word(bytes),
             mask: u64::MAX.checked_shl(missing).unwrap_or(0),
             // A key that ends early may look as if it had zeros there.
             is_short: bytes.len() <= WORD && bytes.last() != Some(&0),
-            around: NOWHERE,
-            number: number as u32,
+            rule,
             bytes: bytes.into(),
+            around: None,
         }
     }
 
@@ -152,7 +156,13 @@ mod tests {
     }
 
     fn index(prefixes: &[(usize, Vec<u8>)]) -> Prefixes {
-        Prefixes::new(prefixes.iter().map(|(db, bytes)| (*db, &bytes[..])))
+        let rule = |number| Rule { number, ..Rule::default() };
+        let numbered = prefixes.iter().enumerate();
+        Prefixes::new(numbered.map(|(at, (db, bytes))| (*db, &bytes[..], rule(at))))
+    }
+
+    fn found(index: &Prefixes, db: usize, key: &[u8]) -> Option<usize> {
+        index.find(db, key).map(|rule| rule.number)
     }
 
     proptest! {
@@ -164,7 +174,7 @@ mod tests {
         ) {
             let index = index(&prefixes);
             for key in keys.iter().chain(prefixes.iter().map(|(_, bytes)| bytes)) {
-                prop_assert_eq!(index.find(db, key), longest(&prefixes, db, key), "{:?}", key);
+                prop_assert_eq!(found(&index, db, key), longest(&prefixes, db, key), "{:?}", key);
             }
         }
     }
@@ -179,8 +189,8 @@ mod tests {
         for number in 0..1_100 {
             let key = format!("tenant:{number}:key");
             let expected = if number < 1_000 { number } else { 1_000 };
-            assert_eq!(index.find(0, key.as_bytes()), Some(expected), "{key}");
+            assert_eq!(found(&index, 0, key.as_bytes()), Some(expected), "{key}");
         }
-        assert_eq!(index.find(0, b"other"), Some(1_001));
+        assert_eq!(found(&index, 0, b"other"), Some(1_001));
     }
 }
