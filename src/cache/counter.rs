@@ -24,13 +24,13 @@ impl Counter {
     }
 }
 
-/// What a thread counts about keys.
+/// What a thread counts about keys: every lookup once.
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// Lookups of all keys.
-    pub all: Tally,
-    /// Those of each namespace's keys, by its number; empty if nobody wants to know.
+    /// Lookups of each namespace's keys, by its number; empty if nobody wants to know.
     pub namespaces: Box<[Tally]>,
+    /// Those of all other keys.
+    pub others: Tally,
 }
 
 /// Lookups, by what came of them.
@@ -65,12 +65,27 @@ impl Counters {
     /// Counters that count so many namespaces apart, too.
     pub fn for_namespaces(count: usize) -> Self {
         let namespaces = (0..count).map(|_| Tally::default()).collect();
-        Self { all: Tally::default(), namespaces }
+        Self { namespaces, others: Tally::default() }
+    }
+
+    /// Where a lookup of a key of this namespace is counted.
+    #[inline]
+    pub(super) fn of(&self, namespace: Option<usize>) -> &Tally {
+        namespace.and_then(|number| self.namespaces.get(number)).unwrap_or(&self.others)
+    }
+
+    fn tallies(&self) -> impl Iterator<Item = &Tally> {
+        self.namespaces.iter().chain([&self.others])
+    }
+
+    /// A figure of all keys.
+    pub fn all(&self, figure: impl Fn(&Tally) -> &Counter) -> u64 {
+        self.tallies().map(|tally| figure(tally).get()).sum()
     }
 
     /// Starts again from zero.
     pub fn reset(&self) {
-        for tally in self.namespaces.iter().chain([&self.all]) {
+        for tally in self.tallies() {
             let Tally { hits, misses, local_hits, disk_hits, loaded_hits } = tally;
             for counter in [hits, misses, local_hits, disk_hits, loaded_hits] {
                 counter.reset();

@@ -39,6 +39,7 @@ use tokio::runtime::Handle;
 use crate::{
     clock::{self, Clock},
     error::ClientError,
+    journal::Reservation,
     policy::{Age, Namespace, NamespaceStats, Policies, Write},
     store::StoreError,
     tier::{
@@ -182,6 +183,12 @@ struct Inner {
 impl Inner {
     fn runtime(&self) -> &Handle {
         self.runtime.as_ref().expect("checked when a namespace has a store")
+    }
+
+    /// Whether what isn't in memory is nowhere.
+    #[inline]
+    fn has_all_in_memory(&self) -> bool {
+        self.policies.is_empty() && !self.has_below.load(Relaxed)
     }
 
     /// The number of a key's namespace, if what isn't in memory has to be asked for below: by one who will
@@ -412,7 +419,7 @@ impl Cache {
         if room != 0 {
             self.make_room(job, room, spare)?;
         }
-        let (staged, journal) = match staging {
+        let (staged, mut journal) = match staging {
             Some(Staging { changes, room, waits_for_store }) => {
                 changes.clear();
                 (Some(changes), room.as_mut().filter(|_| !*waits_for_store))
@@ -421,37 +428,65 @@ impl Cache {
         };
         let start = Start { cache: inner, job, pins, staged, room };
         let mut tx = Tx::begin(start, job.keys.iter().map(|(key, _)| key.hash));
-        let is_all_there = inner.policies.is_empty() && !inner.has_below.load(Relaxed);
-        let mut due = Vec::new();
-        let ended = if is_all_there || self.is_resident(job, &mut tx, &mut due)? {
-            let mut ended = run(&mut tx);
-            if ended.is_ok()
-                && let Some(behind) = inner.policies.behind()
-            {
-                ended = inner.sequence(behind, &mut tx, job, journal).map_err(Stop::Client);
-            }
-            Some(ended)
+        let mut ended = Err(Stop::Unseen);
+        if tx.is_unseen() || inner.has_all_in_memory() {
+            ended = self.run_in(&mut tx, journal.as_deref_mut(), run);
+        }
+        if let Err(Stop::Unseen) = ended {
+            ended = self.run_seen(job, tx, journal, run);
         } else {
-            None
+            drop(tx);
+        }
+        match ended {
+            Ok(()) => {
+                self.trim(job);
+                Ok(())
+            }
+            Err(Stop::Client(error)) => Err(Refusal::Client(error).into()),
+            Err(Stop::Room(bytes)) => Err(Failed::Room(bytes)),
+            Err(Stop::Cold(cold)) => Err(Failed::Cold(cold)),
+            Err(Stop::Unseen) => Err(Refusal::Below.into()),
+            Err(Stop::Stray) => {
+                let text = "ERR the command touched a key that it didn't name";
+                Err(Refusal::Client(ClientError::new(text)).into())
+            }
+        }
+    }
+
+    /// Runs a command, and what it wrote goes to the journal if it has to.
+    #[inline(always)]
+    fn run_in(
+        &self,
+        tx: &mut Tx<'_>,
+        journal: Option<&mut Reservation>,
+        run: &mut impl FnMut(&mut Tx<'_>) -> Result<(), Stop>,
+    ) -> Result<(), Stop> {
+        run(tx)?;
+        let Some(behind) = self.0.policies.behind() else { return Ok(()) };
+        self.0.sequence(behind, tx, journal).map_err(Stop::Client)
+    }
+
+    /// Goes on with an attempt for which it has to be looked first whether all of its keys are there.
+    #[inline(never)]
+    fn run_seen(
+        &self,
+        job: &Job<'_>,
+        mut tx: Tx<'_>,
+        journal: Option<&mut Reservation>,
+        run: &mut impl FnMut(&mut Tx<'_>) -> Result<(), Stop>,
+    ) -> Result<(), Stop> {
+        let mut due = Vec::new();
+        let ended = if self.is_resident(job, &mut tx, &mut due)? {
+            tx.note_seen();
+            self.run_in(&mut tx, journal, run)
+        } else {
+            Err(Stop::Unseen)
         };
         drop(tx);
         if !due.is_empty() {
             self.refresh(job, due);
         }
-        match ended {
-            Some(Ok(())) => {
-                self.trim(job);
-                Ok(())
-            }
-            None => Err(Refusal::Below.into()),
-            Some(Err(Stop::Client(error))) => Err(Refusal::Client(error).into()),
-            Some(Err(Stop::Room(bytes))) => Err(Failed::Room(bytes)),
-            Some(Err(Stop::Cold(cold))) => Err(Failed::Cold(cold)),
-            Some(Err(Stop::Stray)) => {
-                let text = "ERR the command touched a key that it didn't name";
-                Err(Refusal::Client(ClientError::new(text)).into())
-            }
-        }
+        ended
     }
 
     /// Starts loads beside copies that were met while due for a refresh.
@@ -494,10 +529,9 @@ impl Cache {
         job: &Job<'_>,
         tx: &mut Tx<'_>,
         due: &mut Vec<Due>,
-    ) -> Result<bool, Refusal> {
+    ) -> Result<bool, Stop> {
         let inner = &*self.0;
         let may_forget = inner.memory.may_forget();
-        let stray = |_| Refusal::Client(ClientError::new("ERR key is not held"));
         for (index, (key, use_)) in job.keys.iter().enumerate() {
             let namespace = match use_ {
                 // What looks like an old record of the key may be another key's: it goes with it, unless
@@ -507,18 +541,18 @@ impl Cache {
                 Use::Read | Use::Write => inner.asks_below(job.db, key.bytes, *use_),
             };
             let Some(at) = namespace else {
-                if tx.is_resident(*key).map_err(stray)? {
+                if tx.is_resident(*key)? {
                     continue;
                 }
                 return Ok(false);
             };
-            match tx.standing(*key, !job.writes, inner.policies.times(at)).map_err(stray)? {
+            match tx.standing(*key, !job.writes, inner.policies.times(at))? {
                 Standing::Good => {}
                 Standing::Negative => {
                     NamespaceStats::add(&inner.policies.at(at).stats.negative_hits, 1);
                 }
                 Standing::Due if job.writes || inner.rests(at, job.now) => {}
-                Standing::Due => due.extend(tx.take_due(*key, index, at).map_err(stray)?),
+                Standing::Due => due.extend(tx.take_due(*key, index, at)?),
                 Standing::Cold => return Ok(false),
             }
         }
@@ -528,7 +562,7 @@ impl Cache {
     /// How the command's writes come to their stores.
     #[inline]
     fn way(&self, job: &Job<'_>) -> Way {
-        if self.0.policies.is_empty() || !job.writes {
+        if !job.writes || self.0.policies.is_empty() {
             return Way::None;
         }
         let mut way = Way::None;

@@ -279,9 +279,9 @@ impl Inner {
         &self,
         behind: &Behind,
         tx: &mut Tx<'_>,
-        job: &Job<'_>,
         room: Option<&mut Reservation>,
     ) -> Result<(), ClientError> {
+        let job = tx.job();
         if let Some(room) = room {
             let staged = last_of_each_key(tx.take_staged());
             self.publish_in(tx, staged, true, Some(room), job.release)?;

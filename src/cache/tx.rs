@@ -1,9 +1,11 @@
 //! What a command may do with keys while it holds their stripes.
 //!
 //! A [`Tx`] is one attempt: dispatch has locked the stripes of the command's keys, made room, and seen
-//! that no key has to be fetched from below. The command reads and changes keys synchronously. Where a
+//! that no key has to be fetched from below (a read of one key sees that for itself). The command reads and changes keys synchronously. Where a
 //! key's namespace writes through, changes go to a staged copy that only this attempt sees; the cache
 //! publishes it when the store has acknowledged. The command can't tell.
+
+mod standing;
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -18,7 +20,7 @@ use super::{
 };
 use crate::{
     error::ClientError,
-    policy::{Age, Times, TtlMeans, Write},
+    policy::{Rule, TtlMeans, Write},
     tier::{
         Rules,
         demote::Known,
@@ -26,9 +28,10 @@ use crate::{
         memory::{Core, Memory},
         shelf::{is_live, next_random},
         table::Slot,
-        tickets::Ticket,
     },
 };
+
+pub(super) use standing::{Due, Standing};
 
 /// A key and its hash.
 #[derive(Clone, Copy, Debug)]
@@ -37,28 +40,6 @@ pub struct Key<'a> {
     pub bytes: &'a [u8],
     /// Their hash, by [`Memory::hash`].
     pub hash: u64,
-}
-
-/// A copy that is good, but for which a new one is to be loaded beside it.
-pub(super) struct Due {
-    /// Which of the attempt's keys it is of.
-    pub(super) index: usize,
-    pub(super) namespace: usize,
-    pub(super) entry: EntryRef,
-    /// From when it was met on: a write since then has to be noticed.
-    pub(super) ticket: Ticket,
-}
-
-/// What an attempt may do with a key of a namespace that reads through.
-pub(super) enum Standing {
-    /// It has what there is to have.
-    Good,
-    /// It is known to be absent.
-    Negative,
-    /// It has a copy that is due for a refresh.
-    Due,
-    /// It has to be fetched.
-    Cold,
 }
 
 /// Why an attempt stopped. Whatever it replied so far is taken back.
@@ -70,6 +51,9 @@ pub enum Stop {
     Room(usize),
     /// It touched a key that has to be fetched first; nothing has changed yet.
     Cold(Cold),
+    /// It touched a key of which nobody knows whether memory has what there is to have; nothing has changed
+    /// yet.
+    Unseen,
     /// It touched a key that isn't among those of its row.
     Stray,
 }
@@ -133,13 +117,21 @@ pub struct Tx<'a> {
     held: SmallVec<[Held<'a>; 1]>,
     /// The database that keys are looked up in.
     db: usize,
-    /// Whether an entry is where the stripes say: nothing is staged, pinned or local, and it is the
-    /// command's own database.
-    is_plain: bool,
-    /// Where the only key of an attempt that only reads was found when it was looked whether it is here.
-    seen: Option<Slot>,
+    view: View,
     /// The entry of the only key, where the worker's own cache has it; then no stripe is held.
     local: Option<Entry<'a>>,
+}
+
+/// Where an attempt finds entries.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum View {
+    /// Where the stripe says, but nobody has looked yet if that is all there is to have: a lookup stops where
+    /// it isn't plainly so. This is for reads of one key, which so look it up once.
+    Unseen,
+    /// Where the stripes say.
+    Plain,
+    /// It may be staged, pinned, local, or of another database than the command's.
+    Layered,
 }
 
 /// What an attempt starts with.
@@ -171,20 +163,42 @@ impl<'a> Tx<'a> {
                 (0..memory.stripes()).filter(|at| wanted >> at & 1 == 1).map(lock).collect()
             }
         };
-        let is_plain = start.staged.is_none() && start.pins.is_empty();
-        Self { db: start.job.db, start, held, is_plain, seen: None, local: None }
+        let view = match (&start.staged, start.pins) {
+            (None, []) if !start.job.writes && start.job.keys.len() == 1 => View::Unseen,
+            (None, []) => View::Plain,
+            _ => View::Layered,
+        };
+        Self { db: start.job.db, start, held, view, local: None }
     }
 
     /// An attempt at reading one key that holds no stripe: the entry is here.
     #[inline]
     pub(super) fn local(start: Start<'a>, entry: Entry<'a>) -> Self {
         let (held, local) = (SmallVec::new(), Some(entry));
-        Self { db: start.job.db, start, held, is_plain: false, seen: None, local }
+        Self { db: start.job.db, start, held, view: View::Layered, local }
+    }
+
+    /// Whether it sees for itself that what it looks up is all there is to have.
+    #[inline]
+    pub(super) fn is_unseen(&self) -> bool {
+        self.view == View::Unseen
+    }
+
+    /// Somebody has looked.
+    pub(super) fn note_seen(&mut self) {
+        if self.is_unseen() {
+            self.view = View::Plain;
+        }
     }
 
     #[inline]
     fn memory(&self) -> &'a Memory {
         &self.start.cache.memory
+    }
+
+    /// What it is an attempt at.
+    pub(super) fn job(&self) -> &'a Job<'a> {
+        self.start.job
     }
 
     /// The time of the attempt in unix milliseconds.
@@ -206,7 +220,7 @@ impl<'a> Tx<'a> {
     /// Looks keys up in another database from here on (COPY, MOVE).
     pub fn select(&mut self, db: usize) {
         self.db = db;
-        self.is_plain = false;
+        self.view = View::Layered;
     }
 
     /// Whether a deadline that a client sets limits only the cached copy of the key (SEMANTICS 13).
@@ -272,15 +286,27 @@ impl<'a> Tx<'a> {
     }
 
     /// The key's live entry, wherever this attempt has it from.
-    #[inline(always)]
+    #[inline]
     fn entry(&mut self, key: Key<'_>) -> Result<Option<Entry<'_>>, Stop> {
-        if !self.is_plain {
+        self.entry_by(if self.is_unseen() { self.rule(key) } else { None }, key)
+    }
+
+    /// What holds for the key, if a namespace has it.
+    #[inline(always)]
+    fn rule(&self, key: Key<'_>) -> Option<&'a Rule> {
+        self.start.cache.policies.rule(self.db, key.bytes)
+    }
+
+    /// The key's live entry, where this holds for it.
+    #[inline(always)]
+    fn entry_by(&mut self, rule: Option<&Rule>, key: Key<'_>) -> Result<Option<Entry<'_>>, Stop> {
+        if self.view == View::Layered {
             return self.entry_below(key);
         }
-        if let Some(slot) = self.seen {
-            return Ok(self.held[0].core.shelf(self.db).map(|shelf| shelf.entry(slot)));
-        }
         let at = self.index(key.hash)?;
+        if self.view == View::Unseen {
+            return self.entry_unseen(at, rule, key);
+        }
         let Some(slot) = self.slot_in(at, key) else { return Ok(None) };
         Ok(self.held[at].core.shelf(self.db).map(|shelf| shelf.entry(slot)))
     }
@@ -363,8 +389,9 @@ impl<'a> Tx<'a> {
     #[inline]
     pub fn look(&mut self, key: Key<'_>) -> Result<Option<Entry<'_>>, Stop> {
         let (start, db, is_local) = (&self.start, self.db, self.local.is_some());
-        let (cache, counters, pins) = (start.cache, start.job.counters, start.pins);
-        let found = self.entry(key)?;
+        let (counters, pins) = (start.job.counters, start.pins);
+        let rule = self.rule(key);
+        let found = self.entry_by(rule, key)?;
         let hit = match found {
             None => None,
             Some(_) if is_local => Some(Hit::Local),
@@ -375,12 +402,7 @@ impl<'a> Tx<'a> {
                 Some(Origin::Stale) | None => Hit::Memory,
             }),
         };
-        counters.all.count(hit);
-        if !counters.namespaces.is_empty()
-            && let Some(index) = cache.policies.index_of(db, key.bytes)
-        {
-            counters.namespaces[index].count(hit);
-        }
+        counters.of(rule.map(|rule| rule.number)).count(hit);
         Ok(found)
     }
 
@@ -652,100 +674,6 @@ impl<'a> Tx<'a> {
             Some(entry) => self.place(key, entry),
             None => self.remove(key).map(drop),
         }
-    }
-
-    /// Whether a key's entry is in memory, or was pinned for this attempt by a flight that no write has
-    /// overtaken (a read may use one that was overtaken: it asked before), or is nowhere: L3 has no record
-    /// that may be it. (A key that is read through has a [`Standing`].)
-    #[inline]
-    pub(super) fn is_resident(&mut self, key: Key<'_>) -> Result<bool, Stop> {
-        let at = self.index(key.hash)?;
-        if let Some(slot) = self.slot_in(at, key) {
-            self.note_seen(slot);
-            return Ok(true);
-        }
-        let core = &self.held[at].core;
-        if let Some(pin) = flight::find(self.start.pins, self.db, key)
-            && (!self.start.job.strict || core.has_ticket(pin.ticket()))
-        {
-            return Ok(true);
-        }
-        Ok(!core.shelf(self.db).is_some_and(|shelf| shelf.has_below(key.hash)))
-    }
-}
-
-impl Tx<'_> {
-    /// Spares a read of one key to look it up again: nothing moves the entry meanwhile.
-    #[inline]
-    fn note_seen(&mut self, slot: Slot) {
-        let job = self.start.job;
-        self.seen = (!job.writes && job.keys.len() == 1).then_some(slot);
-    }
-
-    /// Whether what memory, or a pin, has of a key that is read through is good for this attempt. Only a read
-    /// believes in an absence without having asked for it (SEMANTICS 3).
-    pub(super) fn standing(
-        &mut self,
-        key: Key<'_>,
-        reads: bool,
-        times: &Times,
-    ) -> Result<Standing, Stop> {
-        let (now, strict, db) = (self.start.job.now, self.start.job.strict, self.db);
-        let at = self.index(key.hash)?;
-        let slot = self.slot_in(at, key);
-        let core = &self.held[at].core;
-        if let Some(slot) = slot
-            && let Some(shelf) = core.shelf(db)
-        {
-            match times.age(shelf.entry(slot).kept_until(), now) {
-                Age::Fresh => {
-                    self.note_seen(slot);
-                    return Ok(Standing::Good);
-                }
-                Age::Due => return Ok(Standing::Due),
-                Age::Stale => {}
-            }
-        }
-        let pins = self.start.pins;
-        let pin =
-            flight::find(pins, db, key).filter(|pin| !strict || core.has_ticket(pin.ticket()));
-        match pin {
-            Some(pin) => {
-                // What was loaded, or found to be gone, found no room: the old copy must not hide that.
-                if let Some(slot) = slot
-                    && pin.origin() != Some(Origin::Stale)
-                {
-                    self.expire(at, slot, key.hash);
-                }
-                Ok(Standing::Good)
-            }
-            None if slot.is_none()
-                && reads
-                && times.has_negatives()
-                && core.is_negative(db, key.hash, key.bytes, now) =>
-            {
-                Ok(Standing::Negative)
-            }
-            None => Ok(Standing::Cold),
-        }
-    }
-
-    /// Takes the copy of a key that is due for a refresh, once: whoever meets it later doesn't get it.
-    pub(super) fn take_due(
-        &mut self,
-        key: Key<'_>,
-        index: usize,
-        namespace: usize,
-    ) -> Result<Option<Due>, Stop> {
-        let (db, at) = (self.db, self.index(key.hash)?);
-        let Some(slot) = self.slot_in(at, key) else { return Ok(None) };
-        let core = &mut self.held[at].core;
-        let entry = core.shelf(db).map(|shelf| shelf.entry(slot));
-        let entry = entry.filter(|entry| !entry.is_renewing()).and_then(Entry::share);
-        Ok(entry.map(|entry| {
-            entry.get().set_renewing(true);
-            Due { index, namespace, entry, ticket: core.ticket(db, key.hash) }
-        }))
     }
 }
 

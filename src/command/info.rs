@@ -249,8 +249,8 @@ fn stats(session: &Session, text: &mut Text) {
     text.field("expired_keys", memory.expired());
     text.field("evicted_keys", memory.evicted());
     text.field("evicted_clients", 0);
-    text.field("keyspace_hits", shared.sum(|worker| worker.keys.all.hits.get()));
-    text.field("keyspace_misses", shared.sum(|worker| worker.keys.all.misses.get()));
+    text.field("keyspace_hits", shared.lookups(|tally| &tally.hits));
+    text.field("keyspace_misses", shared.lookups(|tally| &tally.misses));
     text.zeros(&[
         "pubsub_channels",
         "pubsub_patterns",

@@ -16,7 +16,7 @@ use super::{monitor, session::Client, slowlog::Slowlog, table};
 use crate::{
     cache::{
         Cache,
-        counter::{Counter, Counters},
+        counter::{Counter, Counters, Tally},
     },
     config::Live,
     store::{Store, breaker::Breaker},
@@ -170,6 +170,11 @@ impl Shared {
     /// The sum of a figure over all workers.
     pub fn sum(&self, figure: impl Fn(&WorkerStats) -> u64) -> u64 {
         self.workers.iter().map(|worker| figure(worker)).sum()
+    }
+
+    /// A figure of the lookups of all keys.
+    pub fn lookups(&self, figure: fn(&Tally) -> &Counter) -> u64 {
+        self.sum(|worker| worker.keys.all(figure))
     }
 
     /// Counts an error reply by its code.

@@ -90,7 +90,7 @@ fn local(session: &Session) -> Figures {
     let shared = &session.shared;
     let count = |count: u64| Figure::Count(count);
     vec![
-        ("hits", count(shared.sum(|worker| worker.keys.all.local_hits.get()))),
+        ("hits", count(shared.lookups(|tally| &tally.local_hits))),
         ("entries", count(shared.sum(|worker| worker.local_entries.load(Relaxed)))),
         ("bytes", count(shared.sum(|worker| worker.local_bytes.load(Relaxed)))),
         ("limit", count((shared.local_limit() * shared.workers.len()) as u64)),
@@ -99,18 +99,16 @@ fn local(session: &Session) -> Figures {
 
 fn memory(session: &Session) -> Figures {
     let (shared, memory) = (&session.shared, session.cache().memory());
-    let sum = |count: fn(&crate::cache::counter::Counters) -> u64| {
-        shared.sum(|worker| count(&worker.keys))
-    };
-    let hits = sum(|keys| keys.all.hits.get());
-    let below = sum(|keys| keys.all.disk_hits.get()) + sum(|keys| keys.all.loaded_hits.get());
-    let hits = hits.saturating_sub(sum(|keys| keys.all.local_hits.get()));
+    let hits = shared.lookups(|tally| &tally.hits);
+    let below =
+        shared.lookups(|tally| &tally.disk_hits) + shared.lookups(|tally| &tally.loaded_hits);
+    let hits = hits.saturating_sub(shared.lookups(|tally| &tally.local_hits));
     let entries = (0..memory.databases()).map(|db| memory.resident(db) as u64).sum();
     let nanos = shared.sum(|worker| worker.sampled_nanos.get());
     let commands = shared.sum(|worker| worker.sampled_commands.get());
     vec![
         ("hits", Figure::Count(hits.saturating_sub(below))),
-        ("misses", Figure::Count(sum(|keys| keys.all.misses.get()) + below)),
+        ("misses", Figure::Count(shared.lookups(|tally| &tally.misses) + below)),
         ("entries", Figure::Count(entries)),
         ("bytes", Figure::Count(memory.used() as u64)),
         ("limit", Figure::Count(memory.rules().limit() as u64)),
@@ -128,9 +126,9 @@ fn disk(session: &Session, log: &Log) -> Figures {
     let (entries, bytes) = log.live();
     let (waiting, waiting_bytes) = log.queue.len();
     let read_hits = get(&counters.hits).saturating_sub(get(&counters.queue_hits));
-    let hits = shared.sum(|worker| worker.keys.all.disk_hits.get());
-    let loads = shared.sum(|worker| worker.keys.all.loaded_hits.get());
-    let misses = shared.sum(|worker| worker.keys.all.misses.get()) + loads;
+    let hits = shared.lookups(|tally| &tally.disk_hits);
+    let loads = shared.lookups(|tally| &tally.loaded_hits);
+    let misses = shared.lookups(|tally| &tally.misses) + loads;
     let amplification = ratio(get(&counters.written_bytes), get(&counters.demoted_bytes));
     vec![
         ("hits", Figure::Count(hits)),

@@ -4,6 +4,7 @@
 //! longest prefix wins. Without namespaces every key is plain cache, at no cost.
 
 pub mod behind;
+mod prefixes;
 
 use std::{
     sync::{
@@ -17,6 +18,7 @@ use crate::{
     store::Store,
     tier::{entry::Meta, shelf::next_random},
 };
+use prefixes::Prefixes;
 
 /// A set of names of which the configuration has one.
 macro_rules! named {
@@ -251,15 +253,18 @@ pub enum Age {
 /// ```
 #[derive(Debug, Default)]
 pub struct Times {
+    /// How long a copy is kept at most, with some slack: one that would be kept for longer was made when
+    /// other times held. [`EVER`] without a `ttl`.
+    longest: Time,
+    /// What is left of its keeping when a copy is due for a refresh.
+    due: Time,
+    /// What is left when its `ttl` ends.
+    grace: Time,
+    /// How long an absence is believed; 0: not at all.
+    negative: Time,
     ttl: Time,
     /// By up to this percentage of it `ttl` is shorter.
     jitter: Time,
-    /// How long a copy is kept beyond its `ttl`.
-    grace: Time,
-    /// How long before the end of its `ttl` a copy is due for a refresh; 0: never.
-    lead: Time,
-    /// How long an absence is believed; 0: not at all.
-    negative: Time,
     /// The limits of loads.
     soft: Time,
     hard: Time,
@@ -284,8 +289,19 @@ impl Time {
     }
 }
 
+/// What every hit on a namespace's keys needs of it.
+#[derive(Debug, Default)]
+pub struct Rule {
+    /// The namespace's number.
+    pub number: usize,
+    /// Its times.
+    pub times: Times,
+}
+
 /// By how much clocks of threads differ at most.
 const SLACK: u64 = 10_000;
+/// Longer than anything is kept, and less than what has ended seems to be kept.
+const EVER: u64 = u64::MAX >> 1;
 
 impl Times {
     fn of(namespace: &Namespace) -> Self {
@@ -297,15 +313,16 @@ impl Times {
     fn set(&self, namespace: &Namespace) {
         let millis = |time: Option<Duration>| time.map_or(0, |time| time.as_millis() as u64);
         let ttl = millis(namespace.ttl);
+        let is_through = namespace.read == Read::Through;
+        let grace = if is_through && ttl != 0 { millis(namespace.stale_if_error) } else { 0 };
+        let until_due = |after: Duration| ttl.saturating_sub(after.as_millis() as u64);
+        let lead = namespace.refresh_after.filter(|_| is_through).map_or(0, until_due);
+        self.longest.set(if ttl == 0 { EVER } else { ttl + SLACK + grace });
+        self.due.set(grace + lead);
+        self.grace.set(grace);
+        self.negative.set(if is_through { millis(namespace.negative_ttl) } else { 0 });
         self.ttl.set(ttl);
         self.jitter.set(namespace.jitter.into());
-        if namespace.read == Read::Aside {
-            return;
-        }
-        self.grace.set(if ttl == 0 { 0 } else { millis(namespace.stale_if_error) });
-        let until_due = |after: Duration| ttl.saturating_sub(after.as_millis() as u64);
-        self.lead.set(namespace.refresh_after.map_or(0, until_due));
-        self.negative.set(millis(namespace.negative_ttl));
         self.soft.set(millis(namespace.timeout_soft));
         self.hard.set(millis(namespace.timeout_hard));
     }
@@ -331,21 +348,24 @@ impl Times {
         self.hard.duration()
     }
 
+    /// Whether a copy that is kept until then is fresh beyond doubt.
+    #[inline]
+    pub fn is_fresh(&self, kept_until: u64, now: u64) -> bool {
+        // What has ended seems to be kept for longer than anything.
+        let left = kept_until.wrapping_sub(now);
+        self.due.get() < left && left <= self.longest.get()
+    }
+
     /// How good a copy is that is kept until then (0: it has no end).
     #[inline]
     pub fn age(&self, kept_until: u64, now: u64) -> Age {
-        let ttl = self.ttl.get();
-        if kept_until == 0 || ttl == 0 {
-            return Age::Fresh;
-        }
-        let left = kept_until.saturating_sub(now + self.grace.get());
-        // One that would be fresh for longer than any was made when other times held.
-        if left == 0 || left > ttl + SLACK {
-            Age::Stale
-        } else if left <= self.lead.get() {
+        let (left, longest) = (kept_until.saturating_sub(now), self.longest.get());
+        if kept_until == 0 || longest == EVER || self.is_fresh(kept_until, now) {
+            Age::Fresh
+        } else if self.grace.get() < left && left <= longest {
             Age::Due
         } else {
-            Age::Fresh
+            Age::Stale
         }
     }
 
@@ -357,7 +377,7 @@ impl Times {
     }
 
     fn check_from(&self, kept_until: u64) -> u64 {
-        kept_until.saturating_sub(self.grace.get() + self.lead.get())
+        kept_until.saturating_sub(self.due.get())
     }
 
     /// Until when an absence found now is believed; 0: it isn't.
@@ -379,57 +399,23 @@ impl Times {
 #[derive(Default)]
 pub struct Policies {
     namespaces: Vec<Namespace>,
-    /// Those of each namespace.
-    times: Vec<Times>,
-    /// Their prefixes, in the same order: what every request compares stands close together.
-    prefixes: Vec<Prefix>,
+    /// What a hit needs of each.
+    rules: Vec<Arc<Rule>>,
+    /// The same, by prefix.
+    prefixes: Prefixes,
     behind: Option<Arc<behind::Behind>>,
-}
-
-/// Bytes of a prefix that are compared at once.
-const WORD: usize = size_of::<u64>();
-
-/// A prefix, as keys are compared with it.
-struct Prefix {
-    /// Its first bytes.
-    first: u64,
-    /// Which bytes of a key are compared with them.
-    mask: u64,
-    len: usize,
-    db: usize,
-    number: usize,
-}
-
-impl Prefix {
-    fn of((number, namespace): (usize, &Namespace)) -> Self {
-        let len = namespace.prefix.len();
-        let mask = if len >= WORD { u64::MAX } else { (1 << (8 * len)) - 1 };
-        Self { first: first_word(&namespace.prefix), mask, len, db: namespace.db, number }
-    }
-}
-
-/// The first eight bytes, with zeros behind what is shorter.
-#[inline]
-fn first_word(bytes: &[u8]) -> u64 {
-    let quad = |bytes: &[u8; 4]| u64::from(u32::from_le_bytes(*bytes));
-    let len = bytes.len();
-    if let Some(first) = bytes.first_chunk() {
-        return u64::from_le_bytes(*first);
-    }
-    match (bytes.first_chunk(), bytes.last_chunk()) {
-        // They overlap, or meet.
-        (Some(first), Some(last)) => quad(first) | quad(last) << (8 * (len - 4)),
-        _ => bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
-    }
 }
 
 impl Policies {
     /// Namespaces in any order.
     pub fn new(mut namespaces: Vec<Namespace>) -> Self {
         namespaces.sort_by_key(|namespace| std::cmp::Reverse(namespace.prefix.len()));
-        let times = namespaces.iter().map(Times::of).collect();
-        let prefixes = namespaces.iter().enumerate().map(Prefix::of).collect();
-        Self { namespaces, times, prefixes, behind: None }
+        let rule = |(number, found)| Arc::new(Rule { number, times: Times::of(found) });
+        let rules: Vec<Arc<Rule>> = namespaces.iter().enumerate().map(rule).collect();
+        let prefixes = namespaces.iter().zip(&rules);
+        let prefixes = prefixes.map(|(found, rule)| (found.db, &*found.prefix, rule.clone()));
+        let prefixes = Prefixes::new(prefixes);
+        Self { namespaces, rules, prefixes, behind: None }
     }
 
     /// Whether every key is plain cache.
@@ -462,21 +448,13 @@ impl Policies {
     /// The number of a key's namespace.
     #[inline]
     pub fn index_of(&self, db: usize, key: &[u8]) -> Option<usize> {
-        if self.prefixes.is_empty() {
-            return None;
-        }
-        let first = first_word(key);
-        self.prefixes.iter().position(|prefix| {
-            first & prefix.mask == prefix.first
-                && prefix.db == db
-                && key.len() >= prefix.len
-                && (prefix.len <= WORD || self.has_long_prefix(prefix, key))
-        })
+        self.rule(db, key).map(|rule| rule.number)
     }
 
-    #[cold]
-    fn has_long_prefix(&self, prefix: &Prefix, key: &[u8]) -> bool {
-        key.starts_with(&self.namespaces[prefix.number].prefix)
+    /// What a hit on a key needs of its namespace.
+    #[inline]
+    pub fn rule(&self, db: usize, key: &[u8]) -> Option<&Rule> {
+        self.prefixes.find(db, key)
     }
 
     /// A namespace by its number.
@@ -487,7 +465,7 @@ impl Policies {
     /// A namespace's times.
     #[inline]
     pub fn times(&self, index: usize) -> &Times {
-        &self.times[index]
+        &self.rules[index].times
     }
 
     /// Has the times of the namespace of this prefix and database, and how its changes are brought to its
@@ -495,7 +473,7 @@ impl Policies {
     pub fn change(&self, other: &Namespace) {
         let is_it = |own: &Namespace| (&own.prefix, own.db) == (&other.prefix, other.db);
         let Some(index) = self.namespaces.iter().position(is_it) else { return };
-        self.times[index].set(other);
+        self.times(index).set(other);
         if let Some(line) = &self.namespaces[index].line {
             line.set_settings(other.behind.clone());
         }
@@ -507,7 +485,7 @@ impl Policies {
         if kept_until == 0 {
             return u64::MAX;
         }
-        self.index_of(db, key).map_or(kept_until, |at| self.times[at].check_from(kept_until))
+        self.rule(db, key).map_or(kept_until, |rule| rule.times.check_from(kept_until))
     }
 
     /// Adds to a new entry what its namespace says of its life.
@@ -516,14 +494,13 @@ impl Policies {
         if self.is_empty() {
             return meta;
         }
-        let Some(index) = self.index_of(db, key) else { return meta };
-        let namespace = &self.namespaces[index];
-        let Some(ttl) = self.times[index].ttl(key, now) else { return meta };
+        let Some(Rule { number, times }) = self.rule(db, key) else { return meta };
+        let Some(ttl) = times.ttl(key, now) else { return meta };
         let end = now + ttl;
-        match namespace.read {
+        match self.namespaces[*number].read {
             Read::Aside if meta.deadline == 0 => Meta { deadline: end, ..meta },
             Read::Aside => meta,
-            Read::Through => Meta { kept_until: end + self.times[index].grace.get(), ..meta },
+            Read::Through => Meta { kept_until: end + times.grace.get(), ..meta },
         }
     }
 }

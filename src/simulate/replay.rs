@@ -173,7 +173,7 @@ impl Replay {
         let release = &Release::default();
         let keys = [(key, Use::Read)];
         let job = job(clock.now(), &keys, 0, counters, release);
-        let local_hits = counters.all.local_hits.get();
+        let local_hits = counters.all(|tally| &tally.local_hits);
         let mut found = None;
         let mut run = |tx: &mut Tx<'_>| -> Result<(), Stop> {
             let value = tx.string(key)?;
@@ -184,7 +184,9 @@ impl Replay {
         let served = served.unwrap_or_else(|| cache.attempt(&job, &mut run));
         let mut place = match (&served, found) {
             (Ok(()), None) => Place::Nowhere,
-            (Ok(()), Some(_)) if counters.all.local_hits.get() > local_hits => Place::Local,
+            (Ok(()), Some(_)) if counters.all(|tally| &tally.local_hits) > local_hits => {
+                Place::Local
+            }
             (Ok(()), Some(_)) => Place::Memory,
             (Err(Refusal::Client(why)), _) => {
                 return Err(io::Error::other(why.to_string()).into());

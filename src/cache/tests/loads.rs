@@ -281,3 +281,32 @@ async fn rule_13_a_copy_is_good_for_as_long_as_namespace_and_store_both_say() {
         assert_eq!(bench.loads(), loads + 1);
     }
 }
+
+#[tokio::test]
+async fn a_lookup_is_counted_once_whatever_becomes_of_it() {
+    let mut bench = Bench::new();
+    bench.counters = Counters::for_namespaces(3);
+    bench.store("r:k", b"v").await;
+    bench.set("k", "v").await.unwrap();
+    assert_eq!(bench.expire("k", NOW + 11_000).await, Ok(true));
+    for (after, through, plain) in [
+        (0, (1, 1, 0), (1, 0, 0)),
+        (1, (2, 1, 0), (2, 0, 0)),
+        // The copy is past its ttl.
+        (10_000, (3, 2, 0), (3, 0, 0)),
+        // The other key is past its deadline.
+        (11_000, (4, 2, 0), (3, 0, 1)),
+    ] {
+        bench.clock.set(NOW + after);
+        assert_eq!(bench.get("r:k").await, some("v"));
+        assert_eq!(bench.get("k").await.unwrap().is_some(), after < 11_000);
+        let at = bench.cache.policies().index_of(0, b"r:k").unwrap();
+        let counted = [&bench.counters.namespaces[at], &bench.counters.others]
+            .map(|tally| (tally.hits.get(), tally.loaded_hits.get(), tally.misses.get()));
+        assert_eq!(counted, [through, plain], "after {after} ms");
+    }
+    assert_eq!(bench.get("r:none").await, Ok(None));
+    assert_eq!(bench.get("none").await, Ok(None));
+    let all = |figure: fn(&Tally) -> &Counter| bench.counters.all(figure);
+    assert_eq!((all(|tally| &tally.hits), all(|tally| &tally.misses)), (7, 3));
+}

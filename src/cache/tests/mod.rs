@@ -21,7 +21,7 @@ use tokio::runtime::Handle;
 
 use super::{
     Ahead, Cache, Job, Refusal, Use,
-    counter::Counters,
+    counter::{Counter, Counters, Tally},
     release::Release,
     tx::{Key, Stop, Ttl, Tx},
 };

@@ -212,10 +212,10 @@ impl<'a> Local<'a> {
             found = tx.get(key)?.map(text);
             Ok(())
         };
-        let hits = self.bench.counters.all.local_hits.get();
+        let hits = self.bench.counters.all(|tally| &tally.local_hits);
         let served = self.local.serve(&job, &mut run);
         served.unwrap_or_else(|| self.bench.cache.attempt(&job, &mut run)).expect("no failure");
-        (self.bench.counters.all.local_hits.get() > hits, found)
+        (self.bench.counters.all(|tally| &tally.local_hits) > hits, found)
     }
 
     fn finds(&mut self, value: Option<&str>) {
