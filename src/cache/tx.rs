@@ -5,6 +5,8 @@
 //! key's namespace writes through, changes go to a staged copy that only this attempt sees; the cache
 //! publishes it when the store has acknowledged. The command can't tell.
 
+mod room;
+
 use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
@@ -29,6 +31,8 @@ use crate::{
         tickets::Ticket,
     },
 };
+
+pub use room::Need;
 
 /// A key and its hash.
 #[derive(Clone, Copy, Debug)]
@@ -66,8 +70,8 @@ pub(super) enum Standing {
 pub enum Stop {
     /// The client's mistake, or what it asks can't be had.
     Client(ClientError),
-    /// It needs so many bytes more room; nothing has changed yet. The cache evicts and tries again.
-    Room(usize),
+    /// It needs more room; nothing has changed yet. The cache evicts and tries again.
+    Room(Need),
     /// It touched a key that has to be fetched first; nothing has changed yet.
     Cold(Cold),
     /// It touched a key that isn't among those of its row.
@@ -137,6 +141,8 @@ pub struct Tx<'a> {
     seen: Option<Slot>,
     /// The entry of the only key, where the worker's own cache has it; then no stripe is held.
     local: Option<Entry<'a>>,
+    /// Whether the namespaces' quotas hold all that the command will put.
+    has_quotas: bool,
 }
 
 /// What an attempt starts with.
@@ -169,14 +175,16 @@ impl<'a> Tx<'a> {
             }
         };
         let is_plain = start.staged.is_none() && start.pins.is_empty();
-        Self { db: start.job.db, start, held, is_plain, seen: None, local: None }
+        let db = start.job.db;
+        Self { db, start, held, is_plain, seen: None, local: None, has_quotas: false }
     }
 
     /// An attempt at reading one key that holds no stripe: the entry is here.
     #[inline]
     pub(super) fn local(start: Start<'a>, entry: Entry<'a>) -> Self {
         let (held, local) = (SmallVec::new(), Some(entry));
-        Self { db: start.job.db, start, held, is_plain: false, seen: None, local }
+        let db = start.job.db;
+        Self { db, start, held, is_plain: false, seen: None, local, has_quotas: false }
     }
 
     #[inline]
@@ -392,17 +400,6 @@ impl<'a> Tx<'a> {
         Ok(self.get(key)?.map(Entry::value))
     }
 
-    /// Fails if there isn't room for `bytes` more. A command that changes several keys, or one by an
-    /// amount that its arguments don't show, asks before its first change.
-    pub fn ensure_room(&mut self, bytes: usize) -> Result<(), Stop> {
-        if bytes <= self.start.room || self.memory().rules().weight == crate::tier::Weight::Entries
-        {
-            return Ok(());
-        }
-        let rules = self.memory().rules();
-        if self.memory().used() + bytes > rules.limit() { Err(Stop::Room(bytes)) } else { Ok(()) }
-    }
-
     /// What a new entry carries beside key and value.
     fn meta(&mut self, key: Key<'_>, deadline: u64, raw: bool) -> Meta {
         let rules = self.memory().rules();
@@ -441,7 +438,7 @@ impl<'a> Tx<'a> {
         if self.start.staged.is_none() && self.overwrite(key, parts, len, &meta)? {
             return Ok(());
         }
-        self.ensure_room(entry_size(key.bytes.len(), len, &meta))?;
+        self.ensure_room_for(key, entry_size(key.bytes.len(), len, &meta))?;
         self.put(key, EntryRef::new(key.bytes, parts, &meta))
     }
 
@@ -553,7 +550,7 @@ impl<'a> Tx<'a> {
         }
         let deadline = self.resolve(key, Ttl::Keep)?;
         let meta = self.meta(key, deadline, true);
-        self.ensure_room(entry_size(key.bytes.len(), len, &meta))?;
+        self.ensure_room_for(key, entry_size(key.bytes.len(), len, &meta))?;
         let mut entry = EntryRef::zeroed(key.bytes, len, &meta);
         let old = self.entry(key)?.map_or(&[][..], Entry::value);
         if let Some(mut alone) = entry.get_mut() {
@@ -592,7 +589,7 @@ impl<'a> Tx<'a> {
         let meta = Meta { deadline, ..entry.meta() };
         let copy = EntryRef::new(key.bytes, &[entry.value()], &meta);
         if self.start.staged.is_none() {
-            self.ensure_room(copy.get().size())?;
+            self.ensure_room_for(key, copy.get().size())?;
         }
         self.put(key, copy)?;
         if let Some(staged) = self.start.staged.as_deref_mut().and_then(|staged| staged.last_mut())

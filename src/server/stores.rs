@@ -169,6 +169,8 @@ impl<'a> Opening<'a> {
             loads,
             ttl_means: config.ttl_means,
             store,
+            restart: config.restart,
+            quota: config.quota.map(|quota| usize::try_from(quota).unwrap_or(usize::MAX)),
             behind: config.behind.clone(),
             ..Namespace::default()
         })
