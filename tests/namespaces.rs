@@ -59,16 +59,21 @@ fn figure(conn: &mut Raw, prefix: &str, name: &str) -> u64 {
 
 /// Puts records into a store of its own process: what another program would have left there.
 fn fill(path: &Path, pairs: &[(&str, &str)]) {
+    fill_with(path, 1, pairs);
+}
+
+/// The same, with a version.
+fn fill_with(path: &Path, version: u64, pairs: &[(&str, &str)]) {
     let store = larder::store::redb(path).expect("a new store");
     let put = |(key, value): &(&str, &str)| {
         let value = bytes::Bytes::copy_from_slice(value.as_bytes());
-        let record = larder::store::Record { value, version: 1, ..Default::default() };
+        let record = larder::store::Record { value, version, ..Default::default() };
         let key = bytes::Bytes::copy_from_slice(key.as_bytes());
         (key, larder::store::Change::Put(record))
     };
     let changes: Vec<_> = pairs.iter().map(put).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    runtime.block_on(store.apply(&changes)).expect("an empty store takes them");
+    runtime.block_on(store.apply(&changes)).expect("the store takes them");
 }
 
 #[test]
@@ -306,4 +311,87 @@ fn old_copies_and_absences_answer_reads_while_the_store_fails() {
     expect(conn, "LARDER.BREAKER RESET main", "+OK");
     expect(conn, "INCR user:2", ":1");
     expect(conn, "APPEND user:1 x", ":4");
+}
+
+const RESTART: &str = r#"
+memory = "2mb"
+disk = { size = "64mb" }
+maxmemory-policy = "allkeys-lru"
+
+[store.main]
+kind = "redb"
+
+[[namespace]]
+prefix = "keep:"
+mode = "read-through"
+store = "main"
+ttl = "1h"
+
+[[namespace]]
+prefix = "ask:"
+mode = "read-through"
+store = "main"
+ttl = "1h"
+stale-if-error = "1h"
+restart = "revalidate"
+
+[[namespace]]
+prefix = "drop:"
+mode = "cache-aside"
+restart = "drop"
+"#;
+
+/// Writes until these keys are on disk and no longer in memory.
+fn push_out(conn: &mut Raw, keys: &[&str]) {
+    let mut number = 0;
+    let padding = "x".repeat(500);
+    eventually("they are on disk", || {
+        for _ in 0..500 {
+            number += 1;
+            expect(conn, &format!("SET filler:{number} {padding}"), "+OK");
+        }
+        keys.iter().all(|key| conn.ask_line(&format!("LARDER.TIER {key}")).contains("\r\nl3\r\n"))
+    });
+}
+
+/// SEMANTICS 8: the store is written while Larder is down. After a clean stop and after a crash each
+/// namespace does with its old copies what it says, at every restart anew.
+#[test]
+fn rule_8_restart_says_what_becomes_of_old_copies() {
+    for crashes in [false, true] {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let store = dir.path().join("store.redb");
+        fill(&store, &[("keep:1", "old"), ("ask:1", "old"), ("ask:2", "old")]);
+        let mut server = Server::start_with_in(dir.path(), RESTART, &[]);
+        let conn = &mut server.raw();
+        expect(conn, "MGET keep:1 ask:1 ask:2", "*3|$3|old|$3|old|$3|old");
+        expect(conn, "SET drop:1 x", "+OK");
+        expect(conn, "SET plain x", "+OK");
+        for version in 2..4 {
+            push_out(conn, &["keep:1", "ask:1", "ask:2"]);
+            // What has been to the disk in this run is as good as ever.
+            let loads = figure(conn, "ask:", "loads");
+            expect(conn, "EXISTS ask:1 ask:2", ":2");
+            assert_eq!(figure(conn, "ask:", "loads"), loads);
+            if crashes {
+                server.kill9();
+            } else {
+                assert_eq!(server.stop(), Some(0));
+            }
+            let new = format!("v{version}");
+            fill_with(&store, version, &[("keep:1", &new), ("ask:1", &new)]);
+            server = Server::start_with_in(dir.path(), RESTART, &[]);
+            *conn = server.raw();
+            expect(conn, "GET keep:1", "$3|old");
+            expect(conn, "LARDER.BREAKER OPEN main", "+OK");
+            expect(conn, "GET ask:2", "$3|old");
+            assert_eq!(figure(conn, "ask:", "stale_served"), 1);
+            expect(conn, "LARDER.BREAKER RESET main", "+OK");
+            expect(conn, "GET ask:1", &format!("$2|{new}"));
+            expect(conn, "GET ask:2", "$3|old");
+            assert_eq!(figure(conn, "ask:", "loads"), 2);
+            expect(conn, "GET drop:1", "$-1");
+            expect(conn, "SET drop:1 x", "+OK");
+        }
+    }
 }

@@ -18,6 +18,7 @@ pub mod local;
 mod pilot;
 mod readers;
 pub mod release;
+mod room;
 mod settle;
 mod turns;
 pub mod tx;
@@ -43,7 +44,7 @@ use crate::{
     policy::{Age, Namespace, NamespaceStats, Policies, Write},
     store::StoreError,
     tier::{
-        memory::{Memory, NoRoom, Options},
+        memory::{Memory, Options},
         shelf::is_live,
     },
 };
@@ -52,13 +53,10 @@ pub use dead::Retried;
 use flight::{FetchError, Pin};
 use loader::Loader;
 use release::Release;
+use room::ROOM_PATIENCE;
 use settle::Staging;
-use tx::{Cold, Due, Key, Standing, Start, Stop, Tx};
+use tx::{Cold, Due, Key, Need, Standing, Start, Stop, Tx};
 
-/// How long a write waits for room on disk before it gives up with `-OOM`.
-const ROOM_PATIENCE: Duration = Duration::from_secs(5);
-/// How long it waits at a time.
-const ROOM_STEP: Duration = Duration::from_millis(20);
 /// How long a write waits for room in the journal before it gives up, unless told otherwise.
 const JOURNAL_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a store may take, unless told otherwise.
@@ -138,8 +136,8 @@ enum Way {
 
 /// Why one try of an attempt didn't end well.
 enum Failed {
-    /// There wasn't room for so many bytes more; nothing has changed.
-    Room(usize),
+    /// There wasn't this room; nothing has changed.
+    Room(Need),
     /// It touched a key, in this database, that has to be fetched first; nothing has changed.
     Cold(Cold),
     Refused(Refusal),
@@ -241,7 +239,13 @@ impl Cache {
     ) -> Self {
         let needs_runtime = policies.iter().any(|namespace| namespace.store.is_some());
         assert!(runtime.is_some() || !needs_runtime, "a namespace with a store needs a runtime");
-        let memory = Memory::new(options);
+        let grouping = Some(policies.grouping()).filter(|_| !policies.is_empty());
+        let memory = Memory::new(&Options { grouping, ..options.clone() });
+        if let Some(log) = memory.log()
+            && let Some(rule) = policies.restart_rule(clock.now())
+        {
+            log.set_restart_rule(rule);
+        }
         let disk = memory.log().map(|log| below::Disk::start(log, &memory));
         let cache = Self::over(memory, disk, policies, clock, runtime);
         if let Some(disk) = &cache.0.disk {
@@ -379,7 +383,7 @@ impl Cache {
         run: &mut impl FnMut(&mut Tx<'_>) -> Result<(), Stop>,
     ) -> Result<(), Failed> {
         match self.try_once(job, job.room, &[], pins, staging.as_deref_mut(), run) {
-            Err(Failed::Room(room)) => self.try_again(job, room, pins, staging, run),
+            Err(Failed::Room(need)) => self.try_again(job, need, pins, staging, run),
             result => result,
         }
     }
@@ -389,20 +393,25 @@ impl Cache {
     fn try_again(
         &self,
         job: &Job<'_>,
-        mut room: usize,
+        mut need: Need,
         pins: &[Pin],
         mut staging: Option<&mut Staging>,
         run: &mut impl FnMut(&mut Tx<'_>) -> Result<(), Stop>,
     ) -> Result<(), Failed> {
         // What the command works on must not make the room for what it makes of it.
         let spare: Vec<u64> = job.keys.iter().map(|(key, _)| key.hash).collect();
+        let mut room = job.room;
         for _ in 1..ROOM_TRIES {
+            match need.namespace {
+                Some(namespace) => self.make_room_in(job, namespace, need.bytes, &spare)?,
+                None => room = need.bytes,
+            }
             match self.try_once(job, room, &spare, pins, staging.as_deref_mut(), run) {
-                Err(Failed::Room(more)) => room = more,
+                Err(Failed::Room(more)) => need = more,
                 result => return result,
             }
         }
-        Err(Refusal::Client(ClientError::OOM).into())
+        Err(Refusal::Client(self.no_room(need.namespace)).into())
     }
 
     #[inline]
@@ -495,30 +504,6 @@ impl Cache {
         for due in due {
             let (key, _) = job.keys[due.index];
             self.0.refresh(job.db, key, due);
-        }
-    }
-
-    #[inline]
-    fn make_room(&self, job: &Job<'_>, room: usize, spare: &[u64]) -> Result<(), Refusal> {
-        let memory = &self.0.memory;
-        let stripe = job.keys.first().map_or(0, |(key, _)| memory.stripe_of(key.hash));
-        let need = match memory.rules().weight {
-            crate::tier::Weight::Bytes => room,
-            crate::tier::Weight::Entries => job.keys.len(),
-        };
-        memory.make_room(need, stripe, job.now, spare).map_err(|why| match why {
-            NoRoom::Full => Refusal::Client(ClientError::OOM),
-            NoRoom::Busy => Refusal::Busy,
-        })
-    }
-
-    /// Makes up for what the tables themselves have grown by, before the command is answered.
-    #[inline]
-    fn trim(&self, job: &Job<'_>) {
-        let memory = &self.0.memory;
-        if job.room != 0 && memory.used() > memory.rules().limit() {
-            let stripe = job.keys.first().map_or(0, |(key, _)| memory.stripe_of(key.hash));
-            let _ = memory.make_room(0, stripe, job.now, &[]);
         }
     }
 
@@ -645,18 +630,6 @@ impl Cache {
             }
         }
         Err(ClientError::new("TRYAGAIN the keys change faster than they can be loaded"))
-    }
-
-    /// Waits until the queue to L3 has taken a step.
-    async fn wait_for_room(&self, until: tokio::time::Instant) -> Result<(), ClientError> {
-        let Some(log) = self.0.memory.log() else { return Err(ClientError::OOM) };
-        if tokio::time::Instant::now() >= until {
-            return Err(ClientError::OOM);
-        }
-        log.queue.rouse();
-        // Whoever comes between the last try and this call is told soon enough.
-        let _ = tokio::time::timeout(ROOM_STEP, log.room.notified()).await;
-        Ok(())
     }
 
     async fn take_turns(&self, job: &Job<'_>) -> Result<turns::Turn, ClientError> {

@@ -12,6 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use super::{
@@ -312,7 +313,17 @@ impl Inner {
         let has_room =
             self.memory.make_room(staged.iter().map(cost).sum(), stripe, now, &[]).is_ok();
         let hashes: Vec<u64> = staged.iter().map(|change| change.hash).collect();
-        self.holding(&hashes, |tx| self.publish_in(tx, staged, has_room, room, release))
+        let quotas: SmallVec<[usize; 1]> = staged
+            .iter()
+            .filter_map(|change| Some(self.policies.quota_of(change.db, &change.key)?.0))
+            .collect();
+        let published =
+            self.holding(&hashes, |tx| self.publish_in(tx, staged, has_room, room, release));
+        for namespace in quotas {
+            // What the policy doesn't let go stays: it was seen that there is room.
+            let _ = self.memory.make_room_in(namespace, 0, stripe, now, &hashes);
+        }
+        published
     }
 
     /// Does something while the stripes of these keys are held.

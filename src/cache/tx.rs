@@ -5,6 +5,7 @@
 //! key's namespace writes through, changes go to a staged copy that only this attempt sees; the cache
 //! publishes it when the store has acknowledged. The command can't tell.
 
+mod room;
 mod standing;
 
 use std::sync::atomic::Ordering::Relaxed;
@@ -31,6 +32,7 @@ use crate::{
     },
 };
 
+pub use room::Need;
 pub(super) use standing::{Due, Standing};
 
 /// A key and its hash.
@@ -47,8 +49,8 @@ pub struct Key<'a> {
 pub enum Stop {
     /// The client's mistake, or what it asks can't be had.
     Client(ClientError),
-    /// It needs so many bytes more room; nothing has changed yet. The cache evicts and tries again.
-    Room(usize),
+    /// It needs more room; nothing has changed yet. The cache evicts and tries again.
+    Room(Need),
     /// It touched a key that has to be fetched first; nothing has changed yet.
     Cold(Cold),
     /// It touched a key of which nobody knows whether memory has what there is to have; nothing has changed
@@ -120,6 +122,8 @@ pub struct Tx<'a> {
     view: View,
     /// The entry of the only key, where the worker's own cache has it; then no stripe is held.
     local: Option<Entry<'a>>,
+    /// Whether the namespaces' quotas hold all that the command will put.
+    has_quotas: bool,
 }
 
 /// Where an attempt finds entries.
@@ -168,14 +172,15 @@ impl<'a> Tx<'a> {
             (None, []) => View::Plain,
             _ => View::Layered,
         };
-        Self { db: start.job.db, start, held, view, local: None }
+        Self { db: start.job.db, start, held, view, local: None, has_quotas: false }
     }
 
     /// An attempt at reading one key that holds no stripe: the entry is here.
     #[inline]
     pub(super) fn local(start: Start<'a>, entry: Entry<'a>) -> Self {
         let (held, local) = (SmallVec::new(), Some(entry));
-        Self { db: start.job.db, start, held, view: View::Layered, local }
+        let db = start.job.db;
+        Self { db, start, held, view: View::Layered, local, has_quotas: false }
     }
 
     /// Whether it sees for itself that what it looks up is all there is to have.
@@ -417,17 +422,6 @@ impl<'a> Tx<'a> {
         Ok(self.get(key)?.map(Entry::value))
     }
 
-    /// Fails if there isn't room for `bytes` more. A command that changes several keys, or one by an
-    /// amount that its arguments don't show, asks before its first change.
-    pub fn ensure_room(&mut self, bytes: usize) -> Result<(), Stop> {
-        if bytes <= self.start.room || self.memory().rules().weight == crate::tier::Weight::Entries
-        {
-            return Ok(());
-        }
-        let rules = self.memory().rules();
-        if self.memory().used() + bytes > rules.limit() { Err(Stop::Room(bytes)) } else { Ok(()) }
-    }
-
     /// What a new entry carries beside key and value.
     fn meta(&mut self, key: Key<'_>, deadline: u64, raw: bool) -> Meta {
         let rules = self.memory().rules();
@@ -466,7 +460,7 @@ impl<'a> Tx<'a> {
         if self.start.staged.is_none() && self.overwrite(key, parts, len, &meta)? {
             return Ok(());
         }
-        self.ensure_room(entry_size(key.bytes.len(), len, &meta))?;
+        self.ensure_room_for(key, entry_size(key.bytes.len(), len, &meta))?;
         self.put(key, EntryRef::new(key.bytes, parts, &meta))
     }
 
@@ -578,7 +572,7 @@ impl<'a> Tx<'a> {
         }
         let deadline = self.resolve(key, Ttl::Keep)?;
         let meta = self.meta(key, deadline, true);
-        self.ensure_room(entry_size(key.bytes.len(), len, &meta))?;
+        self.ensure_room_for(key, entry_size(key.bytes.len(), len, &meta))?;
         let mut entry = EntryRef::zeroed(key.bytes, len, &meta);
         let old = self.entry(key)?.map_or(&[][..], Entry::value);
         if let Some(mut alone) = entry.get_mut() {
@@ -617,7 +611,7 @@ impl<'a> Tx<'a> {
         let meta = Meta { deadline, ..entry.meta() };
         let copy = EntryRef::new(key.bytes, &[entry.value()], &meta);
         if self.start.staged.is_none() {
-            self.ensure_room(copy.get().size())?;
+            self.ensure_room_for(key, copy.get().size())?;
         }
         self.put(key, copy)?;
         if let Some(staged) = self.start.staged.as_deref_mut().and_then(|staged| staged.last_mut())

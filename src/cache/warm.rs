@@ -28,7 +28,7 @@ use crate::tier::{
     eviction::COLDNESS,
     log::{self, Log, UNIT, contents::Item, record, slot::Slot, writer::Writer},
     memory::{Memory, Options},
-    shelf::is_live,
+    shelf::has_ended,
 };
 
 const MAGIC: &[u8; 8] = b"LARDERHT";
@@ -319,8 +319,6 @@ fn load(cache: &Weak<Inner>, log: &Log, mut items: Vec<Item>) -> Loaded {
         let extent = extent(&items);
         let rest = items.split_off(extent);
         let first = items[0].slot.place();
-        let end = items.iter().map(|item| item.slot.place() + item.slot.units()).max();
-        let bytes = (end.unwrap_or(first) - first) as usize * UNIT;
         // From before the read on: a write of the key in between has to be noticed (SEMANTICS 1).
         let tickets: Vec<_> = items
             .iter()
@@ -335,7 +333,7 @@ fn load(cache: &Weak<Inner>, log: &Log, mut items: Vec<Item>) -> Loaded {
                 Some((db, ticket))
             })
             .collect();
-        let read = log.read_bytes(&mut buffer, first * UNIT as u64, bytes);
+        let read = read_batch(log, &mut buffer, &items);
         let mut is_full = false;
         for (item, ticket) in items.iter().zip(tickets) {
             let Some((db, ticket)) = ticket else { continue };
@@ -347,7 +345,12 @@ fn load(cache: &Weak<Inner>, log: &Log, mut items: Vec<Item>) -> Loaded {
                 is_full = !memory.keeps_all()
                     && memory.used() + entry.get().size() > memory.rules().limit();
                 let (known, now) = (Known::Record(item.slot), cache.clock.now());
-                if !is_full && memory.land(db, item.hash, ticket, entry, known, now) {
+                // What comes first is hotter than what would take its place.
+                let group = memory.rules().groups.of(db, entry.get().key());
+                let is_above =
+                    group.is_some_and(|at| memory.rules().groups.is_above(at, entry.get().size()));
+                let fits = memory.keeps_all() || !is_above;
+                if !is_full && fits && memory.land(db, item.hash, ticket, entry, known, now) {
                     count += 1;
                 }
             }
@@ -378,17 +381,82 @@ fn extent(items: &[Item]) -> usize {
     count
 }
 
-/// The entry of a record that still counts, from bytes that begin at the unit `first`.
-fn entry_of(cache: &Inner, log: &Log, item: &Item, bytes: &[u8], first: u64) -> Option<EntryRef> {
-    let now = cache.clock.now();
+/// A record that still counts, from bytes that begin at the unit `first`.
+fn record_of<'a>(
+    cache: &Inner,
+    log: &Log,
+    item: &Item,
+    bytes: &'a [u8],
+    first: u64,
+) -> Option<record::Record<'a>> {
     cache.memory.record_of(item)?;
     let bytes = bytes.get((item.slot.place() - first) as usize * UNIT..)?;
-    let record = record::read(bytes).ok()?;
+    let record = log.read_record(bytes).ok()?;
     let (generation, _) = log.state().segment(log.segment_of(item.slot.place()));
     let is_it = record.head.generation == generation
         && record.head.keyspace == item.keyspace
         && cache.memory.hash(record.key) == item.hash;
+    is_it.then_some(record)
+}
+
+/// The entry of a record that still counts and hasn't ended.
+fn entry_of(cache: &Inner, log: &Log, item: &Item, bytes: &[u8], first: u64) -> Option<EntryRef> {
+    let now = cache.clock.now();
+    let record = record_of(cache, log, item, bytes, first)?;
     let access = cache.memory.rules().eviction().first_access(now);
-    let entry = is_it.then(|| record.entry(access))?;
-    is_live(entry.get(), now).then_some(entry)
+    (!has_ended(&record.head.meta, now)).then(|| record.entry(access))
+}
+
+impl Cache {
+    /// Gives back in the background the room on disk of what a restart has ended, by a thread that ends
+    /// then; `None`: there is nothing to look for.
+    pub fn sweep(&self) -> Option<thread::JoinHandle<()>> {
+        let log = self.0.memory.log().filter(|log| !log.is_snapshot())?.clone();
+        if !self.0.policies.ends_at_restart() {
+            return None;
+        }
+        let cache = Arc::downgrade(&self.0);
+        let thread = thread::Builder::new().name("larder-sweep".into());
+        let spawned = thread.spawn(move || {
+            for segment in 0..log.shape().segments {
+                let Ok(mut items) = log.contents(segment) else { continue };
+                items.sort_unstable_by_key(|item| item.slot.place());
+                if sweep(&cache, &log, &items).is_none() {
+                    return;
+                }
+            }
+        });
+        let explain = |why: &io::Error| {
+            tracing::error!("the thread that sweeps the disk can't start: {why}");
+        };
+        spawned.inspect_err(explain).ok()
+    }
+}
+
+/// Drops those of some records, in order of their places, that have ended; `None`: the cache is gone.
+fn sweep(cache: &Weak<Inner>, log: &Log, mut items: &[Item]) -> Option<()> {
+    let mut buffer = Buffer::zeroed(PAGE);
+    while !items.is_empty() {
+        let cache = cache.upgrade()?;
+        let (batch, rest) = items.split_at(extent(items));
+        let first = batch[0].slot.place();
+        if let Ok(bytes) = read_batch(log, &mut buffer, batch) {
+            for item in batch {
+                let record = record_of(&cache, log, item, bytes, first);
+                if record.is_some_and(|record| has_ended(&record.head.meta, cache.clock.now())) {
+                    cache.memory.drop_record(item.keyspace, item.hash, item.slot);
+                }
+            }
+        }
+        items = rest;
+    }
+    Some(())
+}
+
+/// Reads records that are in order of their places, from the first one's on.
+fn read_batch<'a>(log: &Log, buffer: &'a mut Buffer, items: &[Item]) -> io::Result<&'a [u8]> {
+    let first = items[0].slot.place();
+    let end = items.iter().map(|item| item.slot.place() + item.slot.units()).max();
+    let bytes = (end.unwrap_or(first) - first) as usize * UNIT;
+    log.read_bytes(buffer, first * UNIT as u64, bytes)
 }

@@ -114,6 +114,7 @@ fn free(tables: Vec<Table>) -> bool {
 fn swap(session: &mut Session, args: Args<'_>, reply: &mut Reply<'_>) -> Result<(), Stop> {
     let (a, b) = swapped(session.cache(), args.get(1), args.get(2))?;
     session.cache().memory().swap(a, b);
+    session.cache().memory().keep_quotas(session.now);
     reply.ok();
     Ok(())
 }

@@ -17,6 +17,7 @@ use crate::{
     error::ClientError,
     policy::Namespace,
     protocol::Reply,
+    tier::groups,
 };
 
 const READ: Flags = Flags::LOADING.with(Flags::STALE);
@@ -121,7 +122,11 @@ enum Field {
 }
 
 /// What a namespace is, and what happened in it since the start.
-fn fields(session: &Session, (number, namespace): (usize, &Namespace)) -> Vec<Field> {
+fn fields(
+    session: &Session,
+    (number, namespace): (usize, &Namespace),
+    tally: groups::Tally,
+) -> Vec<Field> {
     let stats = &namespace.stats;
     let get = |figure: &std::sync::atomic::AtomicU64| figure.load(Relaxed);
     let loads = get(&stats.loads);
@@ -141,6 +146,9 @@ fn fields(session: &Session, (number, namespace): (usize, &Namespace)) -> Vec<Fi
         Field::Number("db", namespace.db as u64),
         Field::Text("mode", namespace.mode()),
         Field::Text("store", store.to_owned()),
+        Field::Number("items", tally.items as u64),
+        Field::Number("bytes", tally.bytes as u64),
+        Field::Number("quota", namespace.quota.unwrap_or(0) as u64),
         Field::Number("requests", hits + misses),
         Field::Number("hits", cached),
         Field::Number("l1_hits", l1),
@@ -185,8 +193,11 @@ fn one_word(prefix: &[u8]) -> String {
 
 /// Writes INFO's section `namespaces`.
 pub(super) fn info(session: &Session, text: &mut Text) {
-    for (number, namespace) in session.cache().policies().iter().enumerate() {
-        let fields = fields(session, (number, namespace)).into_iter().map(|field| match field {
+    let tallies = session.cache().memory().tallies();
+    let namespaces = session.cache().policies().iter().enumerate();
+    for ((number, namespace), tally) in namespaces.zip(tallies) {
+        let fields = fields(session, (number, namespace), tally).into_iter();
+        let fields = fields.map(|field| match field {
             Field::Text(name, value) => format!("{name}={value}"),
             Field::Number(name, value) => format!("{name}={value}"),
             Field::Fraction(name, value) => format!("{name}={value:.2}"),
@@ -195,8 +206,13 @@ pub(super) fn info(session: &Session, text: &mut Text) {
     }
 }
 
-fn show(session: &Session, namespace: (usize, &Namespace), reply: &mut Reply<'_>) {
-    let fields = fields(session, namespace);
+fn show(
+    session: &Session,
+    namespace: (usize, &Namespace),
+    tally: groups::Tally,
+    reply: &mut Reply<'_>,
+) {
+    let fields = fields(session, namespace, tally);
     reply.map(fields.len());
     for field in fields {
         match field {
@@ -219,7 +235,10 @@ fn show(session: &Session, namespace: (usize, &Namespace), reply: &mut Reply<'_>
 fn list(session: &mut Session, _: Args<'_>, reply: &mut Reply<'_>) -> Result<(), Stop> {
     let policies = session.shared.cache.policies();
     reply.array(policies.iter().count());
-    policies.iter().enumerate().for_each(|namespace| show(session, namespace, reply));
+    let tallies = session.shared.cache.memory().tallies();
+    for (namespace, tally) in policies.iter().enumerate().zip(tallies) {
+        show(session, namespace, tally, reply);
+    }
     Ok(())
 }
 
@@ -227,7 +246,10 @@ fn list(session: &mut Session, _: Args<'_>, reply: &mut Reply<'_>) -> Result<(),
 fn info_of_key(session: &mut Session, args: Args<'_>, reply: &mut Reply<'_>) -> Result<(), Stop> {
     let policies = session.shared.cache.policies();
     match policies.index_of(session.db, args.get(2)) {
-        Some(index) => show(session, (index, policies.at(index)), reply),
+        Some(index) => {
+            let tally = session.shared.cache.memory().tallies()[index];
+            show(session, (index, policies.at(index)), tally, reply);
+        }
         None => reply.null(),
     }
     Ok(())
@@ -304,15 +326,15 @@ mod tests {
         call(&mut session, &["GET", "a,\n:x"]);
         call(&mut session, &["GET", "else"]);
         let reply = call(&mut session, &["INFO", "namespaces"]);
-        let line = "namespace0:prefix=a\\x2c\\n:,db=0,mode=cache-aside,store=,requests=3,hits=2,\
-                    l1_hits=0,l2_hits=2,l3_hits=0,misses=1,hit_rate=0.67,seconds_saved=0.00,\
+        let line = "namespace0:prefix=a\\x2c\\n:,db=0,mode=cache-aside,store=,items=1,bytes=32,quota=0,\
+                    requests=3,hits=2,l1_hits=0,l2_hits=2,l3_hits=0,misses=1,hit_rate=0.67,seconds_saved=0.00,\
                     stale_served=0,negative_hits=0,stampedes_avoided=0,refreshes=0,\
                     refresh_errors=0,loads=4,load_errors=0,usec_per_load=2.50,writes=0,\
                     write_errors=0,conflicts=0\r\n";
         assert!(reply.contains(line), "{reply}");
         let shown = call(&mut session, &["LARDER.NAMESPACE", "INFO", "a,\n:x"]);
-        assert!(shown.starts_with("*46\r\n$6\r\nprefix\r\n$8\r\na\\x2c\\n:\r\n"), "{shown}");
+        assert!(shown.starts_with("*50\r\n$6\r\nprefix\r\n$8\r\na\\x2c\\n:\r\n"), "{shown}");
         assert_eq!(call(&mut session, &["LARDER.NAMESPACE", "INFO", "b"]), "$-1\r\n");
-        assert!(call(&mut session, &["LARDER.NAMESPACE", "LIST"]).starts_with("*1\r\n*46\r\n"));
+        assert!(call(&mut session, &["LARDER.NAMESPACE", "LIST"]).starts_with("*1\r\n*50\r\n"));
     }
 }

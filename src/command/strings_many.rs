@@ -12,6 +12,7 @@ use crate::{
     cache::tx::{Stop, Ttl, Tx},
     error::ClientError,
     protocol::Reply,
+    tier::entry::{Meta, entry_size},
 };
 
 const FLAGS: Flags = Flags::WRITE.with(Flags::DENYOOM);
@@ -91,12 +92,16 @@ fn check_pairs(args: Args<'_>, command: &str) -> Result<(), ClientError> {
     Err(ClientError::from(format!("ERR wrong number of arguments for '{command}' command")))
 }
 
+/// What makes an entry as large as it may be.
+const LARGEST: Meta = Meta { deadline: 1, kept_until: 1, access: Some(0), raw: false };
 /// More than an entry takes beside key and value, rounding apart: header, deadline, queue.
 const ENTRY_OVERHEAD: usize = 64;
 
 fn set_pairs(tx: &mut Tx<'_>, args: Args<'_>) -> Result<(), Stop> {
     // All or nothing; a size class is at most a quarter larger than what it holds.
     tx.ensure_room(args.bytes() * 5 / 4 + args.len() / 2 * ENTRY_OVERHEAD)?;
+    let size = |at| entry_size(args.get(at).len(), args.get(at + 1).len(), &LARGEST);
+    tx.ensure_quotas((1..args.len()).step_by(2).map(|at| (args.key(at), size(at))))?;
     for at in (1..args.len()).step_by(2) {
         tx.set(args.key(at), &[args.get(at + 1)], Ttl::Clear)?;
     }

@@ -14,7 +14,9 @@ use super::{
     settings::Settings,
     tables::{MAX_TABLES, StoreConfig, StoreKind, TTL_MAX, TableKey, into_text, no_such_store},
 };
-use crate::policy::{MODE_NAMES, Namespace, Read, TtlMeans, Write, behind, mode_name, mode_named};
+use crate::policy::{
+    MODE_NAMES, Namespace, Read, Restart, TtlMeans, Write, behind, mode_name, mode_named,
+};
 
 /// The longest prefix in bytes.
 const MAX_PREFIX: usize = 1024;
@@ -40,6 +42,10 @@ pub struct NamespaceConfig {
     pub behind: behind::Settings,
     /// What becomes of copies that are old, and of keys that the store doesn't have.
     pub copies: Copies,
+    /// What a restart does with copies from before it.
+    pub restart: Restart,
+    /// Bytes that its keys may take in memory; `None`: any.
+    pub quota: Option<u64>,
     /// The database that it applies to.
     pub db: u32,
 }
@@ -60,6 +66,8 @@ impl NamespaceConfig {
             timeout_soft: self.copies.timeout_soft,
             timeout_hard: self.copies.timeout_hard,
             ttl_means: self.ttl_means,
+            restart: self.restart,
+            quota: self.quota.map(|quota| usize::try_from(quota).unwrap_or(usize::MAX)),
             behind: self.behind.clone(),
             ..Namespace::default()
         }
@@ -191,6 +199,25 @@ pub static NAMESPACE_KEYS: &[TableKey] = &[
         help: "A load that takes longer, its time in a queue included, fails with `-STORETIMEOUT`.",
     },
     TableKey {
+        name: "restart",
+        kind: Kind::Choice(Restart::NAMES),
+        default: "`keep`",
+        help: "What a restart does with copies from before it, on disk or saved by `warm-restart`, for stores \
+               that others write to: `keep`: they serve as ever, and are never older than the last write \
+               through Larder. `revalidate`: the store is asked before one serves; while it fails they serve \
+               for `stale-if-error`. `drop`: they are gone.",
+    },
+    TableKey {
+        name: "quota-memory",
+        kind: Kind::Bytes(1, u64::MAX),
+        default: "none",
+        help: "What its keys may take in memory, at most `memory`: keys and values with what is kept beside each, \
+               as the allocator rounds them. What a new one would take more is made room for by keys of its \
+               own, which go to disk if there is a disk tier. Where the eviction policy lets none go, and for \
+               a value that is larger by itself, a write gets `-OOM`; what is loaded then is answered and not \
+               kept.",
+    },
+    TableKey {
         name: "db",
         kind: Kind::Integer(0, 255),
         default: "0",
@@ -280,8 +307,48 @@ fn read_namespace(
         return Err(table.error("ttl", message));
     }
     let copies = copies::read(table, (read, write), ttl, jitter, settings)?;
+    let restart = read_restart(table, read)?;
+    let quota = read_quota(table, settings)?;
     let db = read_db(table, settings)?;
-    Ok(NamespaceConfig { prefix, read, write, store, ttl, jitter, ttl_means, copies, behind, db })
+    Ok(NamespaceConfig {
+        prefix,
+        read,
+        write,
+        store,
+        ttl,
+        jitter,
+        ttl_means,
+        behind,
+        copies,
+        restart,
+        quota,
+        db,
+    })
+}
+
+/// What a restart does with copies from before it.
+fn read_restart(table: &Reader<'_>, read: Read) -> Result<Restart, String> {
+    let restart = match table.value("restart")? {
+        Some(Value::Choice(name)) => Restart::named(name).unwrap_or_default(),
+        _ => Restart::default(),
+    };
+    if restart == Restart::Revalidate && read != Read::Through {
+        let message =
+            "`restart = \"revalidate\"` needs `read = \"through\"`: no store would be asked";
+        return Err(table.error("restart", message));
+    }
+    Ok(restart)
+}
+
+/// What its keys may take of memory.
+fn read_quota(table: &Reader<'_>, settings: &Settings) -> Result<Option<u64>, String> {
+    let Some(Value::Bytes(quota)) = table.value("quota-memory")? else { return Ok(None) };
+    let memory = settings.memory_limit();
+    if quota > memory {
+        let message = format!("`quota-memory` is more than `memory`, which is {memory} bytes");
+        return Err(table.error("quota-memory", message));
+    }
+    Ok(Some(quota))
 }
 
 /// What a miss and a write do: by a shorthand or each by itself.
@@ -470,13 +537,26 @@ mod tests {
                 "8:6: `db` is not below `databases`, which is 16",
             ),
             (
+                "prefix = ''\nmode = 'cache-aside'\nrestart = 'revalidate'",
+                "8:11: `restart = \"revalidate\"` needs `read = \"through\"`: no store would be asked",
+            ),
+            (
+                "prefix = ''\nmode = 'cache-aside'\nquota = { memory = '0' }",
+                "8:20: `quota-memory`: expected a size with its unit, such as \"512mb\", at least 1b",
+            ),
+            (
+                "prefix = ''\nmode = 'cache-aside'\nquota-memory = '1000gb'",
+                "8:16: `quota-memory` is more than `memory`, which is",
+            ),
+            (
                 "prefix = ''\nmode = 'cache-aside'\n\
                  [[namespace]]\nprefix = ''\nmode = 'cache-aside'",
                 "9:10: another namespace has the same prefix",
             ),
         ] {
             let text = format!("{STORES}[[namespace]]\n{text}\n");
-            assert_eq!(error(&text), format!("larder.toml:{message}"), "{text}");
+            let told = error(&text);
+            assert!(told.starts_with(&format!("larder.toml:{message}")), "{text}: {told}");
         }
         let message = "larder.toml:1:2: namespaces are an array of tables, `[[namespace]]`";
         assert!(error("[namespace]\nprefix = ''").ends_with(&message["larder.toml:1:2".len()..]));

@@ -419,7 +419,7 @@ mod tests {
     use super::*;
     use crate::{
         config::{Config, Copies, NamespaceConfig},
-        policy::{Read, TtlMeans, Write, behind},
+        policy::{Read, Restart, TtlMeans, Write, behind},
     };
 
     fn config(text: &str) -> Config {
@@ -463,6 +463,8 @@ mod tests {
             ttl_means: TtlMeans::Data,
             behind: behind::Settings::default(),
             copies: Copies::default(),
+            restart: Restart::default(),
+            quota: None,
             db: 0,
         };
         assert_eq!(config.namespaces[0], user);

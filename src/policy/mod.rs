@@ -15,8 +15,14 @@ use std::{
 };
 
 use crate::{
+    error::ClientError,
     store::Store,
-    tier::{entry::Meta, shelf::next_random},
+    tier::{
+        entry::Meta,
+        groups::{Group, Grouping},
+        log::RestartRule,
+        shelf::next_random,
+    },
 };
 use prefixes::Prefixes;
 
@@ -85,6 +91,19 @@ named! {
         Data = "data",
         /// The cached copy alone: the store doesn't learn of it.
         Cache = "cache",
+    }
+}
+
+named! {
+    /// What a restart does with copies that come from before it.
+    Restart {
+        /// They serve as ever.
+        #[default]
+        Keep = "keep",
+        /// The store is asked before one serves.
+        Revalidate = "revalidate",
+        /// They are gone.
+        Drop = "drop",
     }
 }
 
@@ -195,6 +214,10 @@ pub struct Namespace {
     pub loads: Loads,
     /// The store and its name.
     pub store: Option<(Box<str>, Arc<dyn Store>)>,
+    /// What a restart does with copies from before it.
+    pub restart: Restart,
+    /// Bytes that its entries may take in memory; `None`: any.
+    pub quota: Option<usize>,
     /// With [`Write::Behind`]: how changes are brought to the store, at the start.
     pub behind: behind::Settings,
     /// With [`Write::Behind`], once the journal is open: its unflushed changes.
@@ -227,6 +250,15 @@ impl Namespace {
     #[inline]
     pub fn writes_to_store(&self) -> bool {
         matches!(self.write, Write::Through | Write::Around)
+    }
+
+    /// Why a write of it is refused that would take more than its quota.
+    pub fn over_quota(&self) -> ClientError {
+        let prefix = self.prefix.escape_ascii();
+        let quota = self.quota.unwrap_or_default();
+        let text =
+            format!("OOM command not allowed: namespace '{prefix}' has a quota of {quota} bytes");
+        ClientError::from(text)
     }
 }
 
@@ -404,6 +436,7 @@ pub struct Policies {
     /// The same, by prefix.
     prefixes: Prefixes,
     behind: Option<Arc<behind::Behind>>,
+    has_quotas: bool,
 }
 
 impl Policies {
@@ -415,7 +448,55 @@ impl Policies {
         let prefixes = namespaces.iter().zip(&rules);
         let prefixes = prefixes.map(|(found, rule)| (found.db, &*found.prefix, rule.clone()));
         let prefixes = Prefixes::new(prefixes);
-        Self { namespaces, rules, prefixes, behind: None }
+        let has_quotas = namespaces.iter().any(|namespace| namespace.quota.is_some());
+        Self { namespaces, rules, prefixes, behind: None, has_quotas }
+    }
+
+    /// The namespaces as groups of keys that memory counts apart, by their numbers.
+    pub fn grouping(&self) -> Grouping {
+        let group = |namespace: &Namespace| Group { db: namespace.db, quota: namespace.quota };
+        let prefixes = self.prefixes.clone();
+        Grouping {
+            of: Arc::new(move |db, key| prefixes.find(db, key).map(|rule| rule.number)),
+            groups: self.iter().map(group).collect(),
+        }
+    }
+
+    /// Until when copies from before a restart at this moment are kept, if a namespace says anything of that.
+    /// One that is to be revalidated is past its `ttl` from then on: all else follows from that.
+    pub fn restart_rule(&self, started: u64) -> Option<Box<RestartRule>> {
+        let end = |(namespace, rule): (&Namespace, &Arc<Rule>)| match namespace.restart {
+            Restart::Keep => None,
+            Restart::Revalidate => Some(started + rule.times.grace.get()),
+            Restart::Drop => Some(1),
+        };
+        let ends: Vec<_> = self.iter().zip(&self.rules).map(end).collect();
+        let prefixes = self.prefixes.clone();
+        ends.iter().any(Option::is_some).then(|| -> Box<RestartRule> {
+            Box::new(move |db, key| ends[prefixes.find(db, key)?.number])
+        })
+    }
+
+    /// Whether a restart leaves copies that are of no use any more.
+    pub fn ends_at_restart(&self) -> bool {
+        let ends = |(namespace, rule): (&Namespace, &Arc<Rule>)| match namespace.restart {
+            Restart::Keep => false,
+            Restart::Revalidate => rule.times.grace.get() == 0,
+            Restart::Drop => true,
+        };
+        self.iter().zip(&self.rules).any(ends)
+    }
+
+    /// The namespace of a key that is written, and its number, if it has a quota.
+    #[inline]
+    pub fn quota_of(&self, db: usize, key: &[u8]) -> Option<(usize, &Namespace)> {
+        if !self.has_quotas {
+            return None;
+        }
+        let index = self.index_of(db, key)?;
+        // What is written around doesn't stay.
+        let bounded = |found: &&Namespace| found.quota.is_some() && found.write != Write::Around;
+        Some((index, Some(&self.namespaces[index]).filter(bounded)?))
     }
 
     /// Whether every key is plain cache.

@@ -14,10 +14,11 @@ use super::Rule;
 const WORD: usize = size_of::<u64>();
 
 /// The prefixes of all databases.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Prefixes(Vec<Sorted>);
 
 /// The prefixes of a database.
+#[derive(Clone)]
 struct Sorted {
     /// In order.
     prefixes: Vec<Arc<Prefix>>,

@@ -94,6 +94,7 @@ impl Server {
         if settings.warm_restart {
             shared.cache.warm_up();
         }
+        shared.cache.sweep();
         let workers = shared.workers.iter().enumerate();
         let workers = workers
             .map(|(index, stats)| {

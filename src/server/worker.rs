@@ -483,7 +483,7 @@ impl Local {
         self.stats.local_bytes.store(bytes as u64, Relaxed);
     }
 
-    /// Removes expired entries of this worker's share of the stripes, and what is above the limit.
+    /// Removes expired entries of this worker's share of the stripes, and what is above the limit or a quota.
     async fn tidy(&self) {
         let cache = &self.shared.cache;
         let memory = cache.memory();
@@ -504,6 +504,7 @@ impl Local {
         while memory.trim(TIDY_AT_ONCE, cache.clock().now()) {
             tokio::task::yield_now().await;
         }
+        memory.keep_quotas(cache.clock().now());
     }
 
     async fn watch_for_ever(self: Rc<Self>) {

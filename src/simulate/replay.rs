@@ -104,6 +104,7 @@ impl Replay {
             stripe_bits: None,
             seeds,
             log,
+            grouping: None,
         };
         let clock = Clock::manual(START);
         let cache = Cache::without_threads(&options, clock.clone());

@@ -22,6 +22,7 @@ use super::{
     entry::Entry,
     fifo,
     ghost::{Ghost, Origin},
+    shelf::next_random,
     table::{Ref, Slot, Table},
 };
 
@@ -51,6 +52,8 @@ const DROUGHT_CREDIT: usize = 256;
 const BARREN: u32 = 16;
 /// Second chances that one eviction may give in main.
 const CHANCES: u32 = 64;
+/// How often a live item is looked for at random before the queues are rebuilt.
+const SAMPLE_TRIES: u32 = 8;
 
 /// The queues of one stripe and database.
 pub struct Adaptive {
@@ -58,6 +61,8 @@ pub struct Adaptive {
     queues: [Fifo; 4],
     /// Cost of the entries in each queue.
     cost: [usize; 4],
+    /// Entries in all of them.
+    len: usize,
     ghost: Ghost,
     /// The share of the whole that window and small should have.
     target: f64,
@@ -75,6 +80,7 @@ impl Adaptive {
             weight,
             queues: Default::default(),
             cost: [0; 4],
+            len: 0,
             ghost: Ghost::default(),
             target: TARGET,
             evicted: false,
@@ -98,9 +104,10 @@ impl Adaptive {
 
     /// Notes a new entry that stands in the table.
     pub fn insert(&mut self, item: Ref, entry: Entry<'_>, table: &Table, capacity: usize) {
-        let remembered = self.ghost.take(item, table.len());
+        self.len += 1;
+        let remembered = self.ghost.take(item, self.len);
         if let Some((origin, true)) = remembered {
-            let step = STEP / table.len().max(4) as f64;
+            let step = STEP / self.len.max(4) as f64;
             self.target += if origin == Origin::Small { step } else { -step };
             self.target = self.target.clamp(TARGET_MIN, TARGET_MAX);
         }
@@ -140,8 +147,20 @@ impl Adaptive {
     pub fn remove(&mut self, entry: Entry<'_>) {
         if entry.queue() != 0 {
             self.cost[entry.queue() as usize] -= self.weight.of(entry);
+            self.len -= 1;
             entry.set_queue(0);
         }
+    }
+
+    /// Cost of the entries.
+    pub fn cost(&self) -> usize {
+        self.cost.iter().sum()
+    }
+
+    /// By how much window and small cost more than their share.
+    pub fn excess(&self) -> f64 {
+        let small = self.cost[WINDOW as usize] + self.cost[SMALL as usize];
+        small as f64 - self.target * self.cost() as f64
     }
 
     /// Chooses a victim, notes it in the ghost and takes it out of the queues; the caller takes it out
@@ -180,7 +199,7 @@ impl Adaptive {
         }
         let (item, slot) = self.pop(SMALL, table)?;
         let entry = table.entry(slot);
-        let limit = if self.drought >= table.len() { IDLE_IN_DROUGHT } else { IDLE };
+        let limit = if self.drought >= self.len { IDLE_IN_DROUGHT } else { IDLE };
         let marked = entry.mark() > 0;
         if marked || self.idle >= limit {
             if marked {
@@ -193,7 +212,7 @@ impl Adaptive {
         }
         self.idle += 1;
         self.drought += 1;
-        self.leave(item, entry, Origin::Small, table);
+        self.leave(item, entry, Origin::Small);
         Some(slot)
     }
 
@@ -209,14 +228,14 @@ impl Adaptive {
             return None;
         }
         self.barren = self.barren.saturating_add(1);
-        self.leave(item, entry, Origin::Main, table);
+        self.leave(item, entry, Origin::Main);
         Some(slot)
     }
 
-    fn leave(&mut self, item: Ref, entry: Entry<'_>, origin: Origin, table: &Table) {
+    fn leave(&mut self, item: Ref, entry: Entry<'_>, origin: Origin) {
+        self.ghost.put(item, origin, self.len);
         self.remove(entry);
         entry.set_mark(u32::from(origin == Origin::Main));
-        self.ghost.put(item, origin, table.len());
     }
 
     fn push(&mut self, queue: u32, item: Ref, entry: Entry<'_>) {
@@ -256,18 +275,57 @@ impl Adaptive {
     }
 
     /// Adopts an entry that came while another policy was in force.
-    pub fn adopt(&mut self, item: Ref, entry: Entry<'_>) {
+    pub fn adopt(&mut self, item: Ref, entry: Entry<'_>, table: &Table) {
+        self.len += 1;
         entry.set_parity(self.parity);
         entry.set_mark(0);
         self.push(MAIN, item, entry);
+        self.bound(table);
+    }
+
+    /// An entry at random; it stays in its queue. `None`: no entry stands in one.
+    pub fn sample(&mut self, table: &Table, random: u64) -> Option<Slot> {
+        if self.len == 0 {
+            return None;
+        }
+        let mut at = random;
+        for tries in 0..=SAMPLE_TRIES {
+            if tries == SAMPLE_TRIES {
+                // Hardly any item is live: those that are are the rest of these.
+                self.rebuild(table);
+            }
+            if let found @ Some(_) = self.sample_once(table, at) {
+                return found;
+            }
+            at = next_random(at);
+        }
+        None
+    }
+
+    fn sample_once(&self, table: &Table, random: u64) -> Option<Slot> {
+        let mut index = random as usize % self.items().max(1);
+        for queue in WINDOW..=MAIN {
+            let items = &self.queues[queue as usize];
+            if let Some(item) = items.get(index) {
+                return table.find_ref(item, |entry| entry.queue() == queue);
+            }
+            index -= items.len();
+        }
+        None
+    }
+
+    fn items(&self) -> usize {
+        self.queues.iter().map(Fifo::len).sum()
     }
 
     /// Rebuilds the queues when more items are stale than live; amortised by the removals before.
     fn bound(&mut self, table: &Table) {
-        let items: usize = self.queues.iter().map(Fifo::len).sum();
-        if items <= table.len() * 2 + 64 {
-            return;
+        if self.items() > self.len * 2 + 64 {
+            self.rebuild(table);
         }
+    }
+
+    fn rebuild(&mut self, table: &Table) {
         // The parity of an entry says whether its item was met already in this rebuild.
         self.parity = !self.parity;
         let parity = self.parity;

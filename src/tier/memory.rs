@@ -23,6 +23,7 @@ use super::{
     demote::Evicted,
     entry::Entry,
     eviction::Eviction,
+    groups::{Grouping, Groups},
     log::{
         Log,
         slot::{RESIDENT, Slot as Record},
@@ -65,6 +66,8 @@ pub struct Options {
     pub seeds: Option<[u64; 4]>,
     /// L3, if there is one: what is evicted goes there.
     pub log: Option<Arc<Log>>,
+    /// Which keys are counted apart, if some are.
+    pub grouping: Option<Grouping>,
 }
 
 impl Default for Options {
@@ -77,6 +80,7 @@ impl Default for Options {
             stripe_bits: None,
             seeds: None,
             log: None,
+            grouping: None,
         }
     }
 }
@@ -158,6 +162,7 @@ impl Memory {
             weight: options.weight,
             stripe_bits,
             segment_bits: segments.max(1).ilog2().min(MAX_SEGMENT_BITS),
+            groups: Groups::new(options.grouping.as_ref()),
             demotes: options.log.as_ref().is_some_and(|log| !log.is_snapshot()),
             limit: AtomicUsize::new(options.limit),
             charged: AtomicUsize::new(charge_of_log(options)),
@@ -169,7 +174,7 @@ impl Memory {
         let seed = hash(&rules.hasher, b"stripe");
         let stripe = |number: u64| {
             Stripe(Mutex::new(Core {
-                home: Shelf::new(&rules),
+                home: Shelf::new(&rules, 0),
                 others: (1..options.databases).map(|_| None).collect(),
                 tickets: Vec::new(),
                 next_ticket: 0,
@@ -274,7 +279,7 @@ impl Memory {
             return &mut core.home;
         }
         core.others[db - 1].get_or_insert_with(|| {
-            let shelf = Box::new(Shelf::new(&self.rules));
+            let shelf = Box::new(Shelf::new(&self.rules, db));
             let is_first = self.lines[db][stripe].set(shelf.table().lines()).is_ok();
             debug_assert!(is_first, "a shelf is made once");
             shelf
@@ -320,7 +325,7 @@ impl Memory {
         let count = self.stripes.len();
         let (mut hand, mut barren) = (self.next_stripe(), 0);
         for _ in 0..most {
-            barren = match self.evict_from(hand, false, now, &[]) {
+            barren = match self.evict_from(hand, None, false, now, &[]) {
                 Evicted::One => 0,
                 Evicted::None => barren + 1,
                 Evicted::Busy | Evicted::Full => return false,
@@ -374,29 +379,59 @@ impl Memory {
         now: u64,
         spare: &[u64],
     ) -> Result<(), NoRoom> {
-        if self.used() + need <= self.rules.limit() {
+        if !self.is_above(None, need) {
             return Ok(());
         }
-        self.evict_until(need, stripe, now, spare)
+        self.evict_until(None, need, stripe, now, spare)
     }
 
-    #[cold]
-    fn evict_until(
+    /// Makes room for `need` more within a group's quota, if it has one, by evicting keys of the group.
+    #[inline]
+    pub fn make_room_in(
         &self,
+        group: usize,
         need: usize,
         stripe: usize,
         now: u64,
         spare: &[u64],
     ) -> Result<(), NoRoom> {
-        if need > self.rules.limit() || !self.may_evict() {
+        if !self.is_above(Some(group), need) {
+            return Ok(());
+        }
+        self.evict_until(Some(group), need, stripe, now, spare)
+    }
+
+    /// Whether `need` more is above the capacity, or a group's quota.
+    #[inline]
+    fn is_above(&self, group: Option<usize>, need: usize) -> bool {
+        match group {
+            None => self.used() + need > self.rules.limit(),
+            Some(group) => self.rules.groups.is_above(group, need),
+        }
+    }
+
+    #[cold]
+    fn evict_until(
+        &self,
+        group: Option<usize>,
+        need: usize,
+        stripe: usize,
+        now: u64,
+        spare: &[u64],
+    ) -> Result<(), NoRoom> {
+        let limit = match group {
+            None => self.rules.limit(),
+            Some(group) => self.rules.groups.quota(group).unwrap_or(usize::MAX),
+        };
+        if need > limit || !self.may_evict() {
             return Err(NoRoom::Full);
         }
         let mut victim = stripe;
         // From here on by itself: whoever else evicts must not make it pass a stripe over.
         let mut hand = self.next_stripe();
         let mut barren = 0;
-        while self.used() + need > self.rules.limit() {
-            match self.evict_from(victim, barren < self.stripes.len(), now, spare) {
+        while self.is_above(group, need) {
+            match self.evict_from(victim, group, barren < self.stripes.len(), now, spare) {
                 Evicted::One => {
                     barren = 0;
                     continue;
@@ -414,25 +449,41 @@ impl Memory {
         Ok(())
     }
 
-    /// Evicts one entry of a stripe, if it has one (and, if asked so, uses more than nine tenths of its
-    /// fair share).
-    fn evict_from(&self, stripe: usize, fair: bool, now: u64, spare: &[u64]) -> Evicted {
+    /// Evicts one entry of a stripe, of a group or of all, if it has one (and, if asked so, uses more than
+    /// nine tenths of its fair share).
+    fn evict_from(
+        &self,
+        stripe: usize,
+        group: Option<usize>,
+        fair: bool,
+        now: u64,
+        spare: &[u64],
+    ) -> Evicted {
         let mut core = self.lock(stripe);
         let core = &mut *core;
         core.random = next_random(core.random);
         let random = core.random;
-        let shelves = core.shelves_mut().enumerate();
-        let fullest = shelves
-            .filter(|(_, shelf)| !shelf.table().is_empty())
-            .max_by_key(|(_, shelf)| shelf.reported)
-            .filter(|(_, shelf)| !fair || shelf.reported >= self.rules.capacity() / 10 * 9);
-        let Some((db, shelf)) = fullest else { return Evicted::None };
+        let used = |shelf: &Shelf| match group {
+            None => shelf.reported,
+            Some(group) => shelf.parts().tallies().get(group).map_or(0, |tally| tally.bytes),
+        };
+        let share = match group.and_then(|group| self.rules.groups.quota(group)) {
+            None => self.rules.capacity(),
+            Some(quota) => quota >> self.rules.stripe_bits,
+        };
+        let fullest = core
+            .shelves_mut()
+            .filter(|shelf| !shelf.table().is_empty() && (group.is_none() || used(shelf) > 0))
+            .max_by_key(|shelf| used(shelf))
+            .filter(|shelf| !fair || used(shelf) >= share / 10 * 9);
+        let Some(shelf) = fullest else { return Evicted::None };
+        let db = shelf.db();
         // Where it goes is known before it leaves.
         let permit = match self.permit() {
             Ok(permit) => permit,
             Err(why) => return why,
         };
-        let victim = shelf.evict(&self.rules, now, random, spare);
+        let victim = shelf.evict(group, &self.rules, now, random, spare);
         // What was passed over may have moved in the queues.
         self.report(shelf);
         let Some(entry) = victim else {
@@ -567,7 +618,7 @@ impl Memory {
                 db => low[db - 1].as_deref_mut(),
             };
             if let (Some(low), Some(high)) = (low, &mut high[0]) {
-                low.swap(high);
+                low.swap(high, &self.rules);
                 self.report(low);
                 self.report(high);
             }
@@ -690,7 +741,7 @@ impl Core {
         if db == 0 { Some(&mut self.home) } else { self.others[db - 1].as_deref_mut() }
     }
 
-    fn shelves(&self) -> impl Iterator<Item = &Shelf> {
+    pub(super) fn shelves(&self) -> impl Iterator<Item = &Shelf> {
         iter::once(&self.home).chain(self.others.iter().flatten().map(|shelf| &**shelf))
     }
 

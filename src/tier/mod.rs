@@ -16,10 +16,12 @@ mod entry_tests;
 pub mod eviction;
 pub mod fifo;
 pub mod ghost;
+pub mod groups;
 pub mod log;
 pub mod lookup;
 pub mod memory;
 mod negative;
+pub mod queues;
 pub mod shelf;
 mod sync;
 pub mod table;
@@ -64,6 +66,8 @@ pub struct Rules {
     pub segment_bits: u32,
     /// Whether what leaves goes to L3, so that every policy may choose a victim.
     pub demotes: bool,
+    /// Which keys are counted apart.
+    pub groups: groups::Groups,
     /// The capacity of the whole tier.
     limit: AtomicUsize,
     /// What of it isn't for entries.

@@ -5,10 +5,11 @@
 
 use super::{
     Rules, Weight,
-    adaptive::Adaptive,
     entry::{Entry, EntryMut, EntryRef, Meta},
     eviction::Eviction,
+    groups::Parts,
     log::{index::Index, slot::RESIDENT},
+    queues::Queues,
     table::{Slot, Table, hash},
     wheel::Wheel,
 };
@@ -23,7 +24,7 @@ const SPARE_TRIES: usize = 16;
 #[repr(C)]
 pub struct Shelf {
     table: Table,
-    queues: Adaptive,
+    queues: Queues,
     wheel: Wheel,
     /// Cost of the entries.
     cost: usize,
@@ -33,6 +34,9 @@ pub struct Shelf {
     pub(super) reported: usize,
     /// Where L3 has records.
     pub(super) records: Index,
+    /// What of the entries is in which group.
+    parts: Parts,
+    db: usize,
 }
 
 /// The moment when an entry is of no more use: the earlier of its two deadlines; 0: never.
@@ -57,16 +61,18 @@ pub fn has_ended(meta: &Meta, now: u64) -> bool {
 }
 
 impl Shelf {
-    /// An empty shelf.
-    pub fn new(rules: &Rules) -> Self {
+    /// An empty shelf of a database.
+    pub fn new(rules: &Rules, db: usize) -> Self {
         Self {
             table: Table::new(rules.stripe_bits, rules.segment_bits, &rules.hasher),
-            queues: Adaptive::new(rules.weight),
+            queues: Queues::new(rules, db),
             wheel: Wheel::default(),
             cost: 0,
             volatile: 0,
             reported: 0,
             records: Index::new(rules.stripe_bits),
+            parts: Parts::new(rules, db),
+            db,
         }
     }
 
@@ -79,6 +85,16 @@ impl Shelf {
     /// Entries with a deadline.
     pub fn volatile(&self) -> usize {
         self.volatile
+    }
+
+    /// The number of its database.
+    pub fn db(&self) -> usize {
+        self.db
+    }
+
+    /// What of the entries is in which group.
+    pub fn parts(&self) -> &Parts {
+        &self.parts
     }
 
     /// What the shelf costs, overhead included where bytes count.
@@ -122,10 +138,9 @@ impl Shelf {
         self.cost += rules.weight.of(entry.get());
         let slot = self.table.insert(hash, entry);
         let entry = self.table.entry(slot);
-        if rules.eviction() == Eviction::AllkeysS3fifo {
-            let item = self.table.reference(hash);
-            self.queues.insert(item, entry, &self.table, rules.capacity());
-        }
+        let group = self.parts.group_of(rules, entry);
+        self.parts.add(rules, group, entry);
+        self.queues.insert(group, self.table.reference(hash), entry, &self.table, rules);
         let end = end(entry);
         if end != 0 {
             self.volatile += 1;
@@ -143,7 +158,10 @@ impl Shelf {
         old.kill();
         self.cost -= rules.weight.of(old);
         self.cost += rules.weight.of(new);
-        self.queues.replace(old, new);
+        let group = self.parts.group_of(rules, new);
+        self.parts.sub(rules, group, old);
+        self.parts.add(rules, group, new);
+        self.queues.replace(group, old, new);
         new.set_timed(old.is_timed());
         self.retime(slot, hash, old_end, rules, now);
     }
@@ -172,29 +190,28 @@ impl Shelf {
 
     /// Takes an entry off the shelf.
     pub fn remove(&mut self, slot: Slot, rules: &Rules) -> EntryRef {
-        self.queues.remove(self.table.entry(slot));
-        self.take(slot, rules)
-    }
-
-    /// Takes an entry off that the queues have let go of.
-    fn take(&mut self, slot: Slot, rules: &Rules) -> EntryRef {
+        let group = self.parts.group_of(rules, self.table.entry(slot));
+        self.queues.remove(group, self.table.entry(slot));
         let entry = self.table.remove(slot);
         let view = entry.get();
+        self.parts.sub(rules, group, view);
         view.kill();
         self.cost -= rules.weight.of(view);
         self.volatile -= usize::from(end(view) != 0);
         entry
     }
 
-    /// Evicts one entry, if the policy finds one that may go; none whose hash is in `spare`.
+    /// Evicts one entry, of a group with a quota or of all, if the policy finds one that may go; none whose
+    /// hash is in `spare`.
     pub fn evict(
         &mut self,
+        group: Option<usize>,
         rules: &Rules,
         now: u64,
         mut random: u64,
         spare: &[u64],
     ) -> Option<EntryRef> {
-        let mut slot = self.victim(rules, now, random)?;
+        let mut slot = self.victim(group, rules, now, random)?;
         for _ in 0..=SPARE_TRIES * spare.len() {
             let entry = self.table.entry(slot);
             let hash = if spare.is_empty() { 0 } else { hash(&rules.hasher, entry.key()) };
@@ -202,32 +219,42 @@ impl Shelf {
                 return Some(self.remove(slot, rules));
             }
             if rules.eviction() == Eviction::AllkeysS3fifo && entry.queue() == 0 {
-                self.queues.adopt(self.table.reference(hash), entry);
+                let group = self.parts.group_of(rules, entry);
+                let item = self.table.reference(hash);
+                self.queues.adopt(group, item, entry, &self.table, rules);
             }
             random = next_random(random);
             slot = match rules.eviction() {
                 // The queues might choose the same one again and again.
-                Eviction::AllkeysS3fifo => self.random(random)?,
-                _ => self.victim(rules, now, random)?,
+                Eviction::AllkeysS3fifo => self.random_of(group, random)?,
+                _ => self.victim(group, rules, now, random)?,
             };
         }
         None
     }
 
     /// Who goes next. The queues have let go of it.
-    fn victim(&mut self, rules: &Rules, now: u64, random: u64) -> Option<Slot> {
+    fn victim(
+        &mut self,
+        group: Option<usize>,
+        rules: &Rules,
+        now: u64,
+        random: u64,
+    ) -> Option<Slot> {
         let policy = rules.eviction();
         let slot = match policy {
             Eviction::Noeviction => None,
-            Eviction::AllkeysS3fifo => match self.queues.evict(&self.table) {
-                None => self.worst_of_sample(policy, rules, now, random),
+            Eviction::AllkeysS3fifo => match self.queues.evict(group, &self.table, random) {
+                None => self.worst_of_sample(policy, group, rules, now, random),
                 slot => slot,
             },
-            _ => self.worst_of_sample(policy, rules, now, random),
+            _ => self.worst_of_sample(policy, group, rules, now, random),
         };
         // To leave memory for the disk is not to be forgotten: anything may.
         match slot {
-            None if rules.demotes => self.worst_of_sample(Eviction::AllkeysLru, rules, now, random),
+            None if rules.demotes => {
+                self.worst_of_sample(Eviction::AllkeysLru, group, rules, now, random)
+            }
             slot => slot,
         }
     }
@@ -236,6 +263,7 @@ impl Shelf {
     fn worst_of_sample(
         &mut self,
         policy: Eviction,
+        group: Option<usize>,
         rules: &Rules,
         now: u64,
         mut random: u64,
@@ -245,7 +273,7 @@ impl Shelf {
         let (mut seen, wanted) = (0, rules.samples());
         for _ in 0..SAMPLE_TRIES {
             random = next_random(random);
-            let Some(slot) = self.sample(policy, random) else { continue };
+            let Some(slot) = self.sample(policy, group, random) else { continue };
             let score = policy.score(self.table.entry(slot), now, lfu);
             if worst.is_none_or(|(best, _)| score > best) {
                 worst = Some((score, slot));
@@ -259,11 +287,22 @@ impl Shelf {
     }
 
     /// An entry that the policy may evict, at random.
-    fn sample(&mut self, policy: Eviction, random: u64) -> Option<Slot> {
-        if policy.is_volatile() {
+    fn sample(&mut self, policy: Eviction, group: Option<usize>, random: u64) -> Option<Slot> {
+        if !policy.is_volatile() {
+            return self.random_of(group, random);
+        }
+        if group.is_none() {
             return self.sample_volatile(policy == Eviction::VolatileTtl, random);
         }
-        self.random(random)
+        self.random_of(group, random).filter(|slot| end(self.table.entry(*slot)) != 0)
+    }
+
+    /// An entry at random, of a group with a quota or of all.
+    fn random_of(&mut self, group: Option<usize>, random: u64) -> Option<Slot> {
+        match group {
+            Some(group) => self.queues.sample(group, &self.table, random),
+            None => self.random(random),
+        }
     }
 
     /// An entry with a deadline, at random. Items of entries that are gone are dropped on the way: a
@@ -326,14 +365,12 @@ impl Shelf {
 
     /// Puts every entry into the queues, or takes every entry out, as the policy now in force needs.
     pub fn follow_policy(&mut self, rules: &Rules) {
-        self.queues = Adaptive::new(rules.weight);
-        let keeps_queues = rules.eviction() == Eviction::AllkeysS3fifo;
+        self.queues = Queues::new(rules, self.db);
         self.table.for_each(|entry| {
             entry.set_queue(0);
-            if keeps_queues {
-                let item = self.table.reference(hash(&rules.hasher, entry.key()));
-                self.queues.adopt(item, entry);
-            }
+            let item = self.table.reference(hash(&rules.hasher, entry.key()));
+            let group = self.parts.group_of(rules, entry);
+            self.queues.adopt(group, item, entry, &self.table, rules);
         });
     }
 
@@ -353,22 +390,32 @@ impl Shelf {
     /// Empties the shelf; the entries are freed when the result is dropped, wherever that is. L3's
     /// records of it must be made invalid beside it.
     pub fn clear(&mut self, rules: &Rules) -> Table {
-        self.queues = Adaptive::new(rules.weight);
+        self.queues = Queues::new(rules, self.db);
         self.wheel = Wheel::default();
         self.cost = 0;
         self.volatile = 0;
         self.records = Index::new(rules.stripe_bits);
-        self.table.take()
+        let taken = self.table.take();
+        self.parts.recount(rules, &self.table);
+        taken
     }
 
-    /// Swaps the contents of two shelves.
-    pub fn swap(&mut self, other: &mut Self) {
+    /// Swaps the contents of two shelves. Where one of their databases has groups, keys change theirs: all
+    /// of them are looked at.
+    pub fn swap(&mut self, other: &mut Self, rules: &Rules) {
         self.table.swap(&mut other.table);
         std::mem::swap(&mut self.queues, &mut other.queues);
         std::mem::swap(&mut self.wheel, &mut other.wheel);
         std::mem::swap(&mut self.cost, &mut other.cost);
         std::mem::swap(&mut self.volatile, &mut other.volatile);
         std::mem::swap(&mut self.records, &mut other.records);
+        if self.parts.is_empty() && other.parts.is_empty() {
+            return;
+        }
+        for shelf in [self, other] {
+            shelf.parts.recount(rules, &shelf.table);
+            shelf.follow_policy(rules);
+        }
     }
 }
 

@@ -114,7 +114,15 @@ impl Memory {
             && self.keeps_all()
             && self.log().is_some_and(|log| log.is_snapshot());
         let need = self.rules().weight.of(entry.get());
-        if self.make_room(need, stripe, now, &[]).is_err() && !is_kept {
+        let group = self.rules().groups.of(db, entry.get().key());
+        let grows = entry.get().size().saturating_sub(old.map_or(0, Entry::size));
+        let make_room = || {
+            if let Some(group) = group {
+                self.make_room_in(group, grows, stripe, now, &[])?;
+            }
+            self.make_room(need, stripe, now, &[])
+        };
+        if make_room().is_err() && !is_kept {
             return false;
         }
         let mut core = self.lock(stripe);
@@ -141,6 +149,11 @@ impl Memory {
         self.report(shelf);
         if let Some(negatives) = &mut core.negatives {
             negatives.remove(db, hash);
+        }
+        drop(core);
+        if let Some(group) = group {
+            // Others may have installed as much meanwhile. What can't go stays.
+            let _ = self.make_room_in(group, 0, stripe, now, &[]);
         }
         true
     }

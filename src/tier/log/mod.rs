@@ -41,7 +41,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{
             AtomicBool, AtomicI64, AtomicU64,
             Ordering::{Acquire, Relaxed, Release},
@@ -152,6 +152,10 @@ impl Options {
     }
 }
 
+/// Until when what a former run has left of a key of a database may be kept, in unix milliseconds; `None`: as
+/// long as it says itself.
+pub type RestartRule = dyn Fn(usize, &[u8]) -> Option<u64> + Send + Sync;
+
 /// Counts since the start.
 #[derive(Debug, Default)]
 #[allow(missing_docs, reason = "the names say it")]
@@ -227,6 +231,9 @@ pub struct Log {
     pub admission: Admission,
     /// What happened since the start.
     pub counters: Counters,
+    /// The highest version of the runs before this one, and the rule for their records.
+    former: u64,
+    restart: OnceLock<Box<RestartRule>>,
     /// Units of valid records, and of those without a deadline.
     live: AtomicU64,
     lasting: AtomicU64,
@@ -308,6 +315,7 @@ impl Log {
             tracing::warn!("{}: no room for all of it yet: {error}", options.dir.display());
         }
         state.begin()?;
+        let former = state.begin_versions();
         let chunk = (options.queue / 4).clamp(64 << 10, writer::CHUNK).min(options.chunk);
         let is_used = |at: &usize| state.segment(*at).1 != state::Kind::Empty;
         // One is always empty.
@@ -323,6 +331,8 @@ impl Log {
             is_snapshot: options.snapshot,
             admission: Admission::new(shape.bytes()),
             counters: Counters::default(),
+            former,
+            restart: OnceLock::new(),
             live: AtomicU64::new(0),
             lasting: AtomicU64::new(0),
             wants_room: AtomicBool::new(false),
@@ -357,6 +367,32 @@ impl Log {
             return Ok(None);
         }
         Ok(Some(log))
+    }
+
+    /// Sets the rule for records of former runs, before any is read.
+    pub fn set_restart_rule(&self, rule: Box<RestartRule>) {
+        let is_first = self.restart.set(rule).is_ok();
+        debug_assert!(is_first, "there is one cache over a log");
+    }
+
+    /// What a record says, as far as it holds in this run.
+    pub(super) fn judged(&self, mut head: record::Head, key: &[u8]) -> record::Head {
+        if head.version <= self.former
+            && let Some(rule) = self.restart.get()
+            && let Some(db) = self.state.database(head.keyspace)
+            && let Some(end) = rule(db, key)
+        {
+            let kept_until = &mut head.meta.kept_until;
+            *kept_until = if *kept_until == 0 { end } else { end.min(*kept_until) };
+        }
+        head
+    }
+
+    /// Reads the record at the beginning of `bytes`, as far as it holds in this run.
+    pub fn read_record<'a>(&self, bytes: &'a [u8]) -> Result<record::Record<'a>, record::Defect> {
+        let mut record = record::read(bytes)?;
+        record.head = self.judged(record.head, record.key);
+        Ok(record)
     }
 
     /// Whether it holds a snapshot, which takes in nothing.

@@ -121,7 +121,7 @@ impl Log {
                 return Fetched::Failed(error);
             }
         };
-        let Ok(record) = record::read(bytes) else { return Fetched::Bad };
+        let Ok(record) = self.read_record(bytes) else { return Fetched::Bad };
         if record.head.generation != self.state.segment(self.segment_of(slot.place())).0 {
             return Fetched::Bad;
         }
@@ -148,7 +148,7 @@ impl Log {
             }
         };
         match record::peek(bytes) {
-            Ok((head, key)) => Ok(Fetched::Found((key.into(), head.meta))),
+            Ok((head, key)) => Ok(Fetched::Found((key.into(), self.judged(head, key).meta))),
             Err(record::Defect::Short(more)) if more > bytes.len() && more <= slot.bytes() => {
                 Err(more)
             }

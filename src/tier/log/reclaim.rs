@@ -13,7 +13,6 @@ use super::{
     super::{entry::EntryRef, memory::Memory, shelf::is_live},
     UNIT, add,
     contents::Item,
-    record,
     slot::{HOT, RESIDENT, VOLATILE},
     state::Kind,
     writer::{Head, Writer, record_bytes},
@@ -141,11 +140,11 @@ impl Writer {
         let (generation, _) = log.state().segment(log.segment_of(item.slot.place()));
         let start = item.slot.place() * UNIT as u64;
         let bytes = log.read_bytes(&mut self.reads, start, item.slot.bytes());
-        let entry = match bytes.map(record::read) {
+        let found = match bytes.map(|bytes| log.read_record(bytes)) {
             Ok(Ok(record))
                 if record.head.generation == generation && memory.hash(record.key) == item.hash =>
             {
-                Some(record.entry(None))
+                Some((record.entry(None), record.head.version))
             }
             Ok(_) => {
                 add(&log.counters.bad_records, 1);
@@ -158,11 +157,13 @@ impl Writer {
         };
         let has_ended = |entry: &EntryRef| !is_live(entry.get(), crate::clock::micros() / 1_000);
         let room = |entry: &EntryRef| self.has_room(head, record_bytes(entry));
-        let Some(entry) = entry.filter(|entry| room(entry) && !has_ended(entry)) else {
+        let found = found.filter(|(entry, _)| room(entry) && !has_ended(entry));
+        let Some((entry, version)) = found else {
             memory.drop_record(item.keyspace, item.hash, item.slot);
             return Ok(());
         };
-        self.put(item.keyspace, item.hash, item.slot, &entry);
+        // It stays of the run that it is of.
+        self.put(item.keyspace, item.hash, item.slot, &entry, version);
         add(&log.counters.reinserted, 1);
         add(&log.counters.reinserted_bytes, record_bytes(&entry) as u64);
         self.send_chunk(memory)

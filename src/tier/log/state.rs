@@ -45,6 +45,8 @@ const VERSION: usize = 14;
 const TURNS: usize = 15;
 const RUNS: [usize; 2] = [16, 17];
 const TABLES: [usize; 2] = [512, 640];
+/// By how much a start raises the version: more than a power loss can take from what is on the device.
+const VERSION_STEP: u64 = 1 << 32;
 /// Databases that a table has room for.
 pub const DATABASES: usize = 256;
 const SEGMENTS: usize = 1024;
@@ -279,6 +281,13 @@ impl State {
     pub fn set_runs(&self, this: u64, last: u64) {
         self.put(RUNS[0], this);
         self.put(RUNS[1], last);
+    }
+
+    /// Begins a run: returns the highest version of the runs before it. Those to come are higher.
+    pub fn begin_versions(&self) -> u64 {
+        let former = self.get(VERSION) + VERSION_STEP;
+        self.put(VERSION, former);
+        former
     }
 
     /// The next version.

@@ -184,7 +184,7 @@ impl Writer {
             self.write_long(memory, keyspace, hash, from, &entry)
         } else {
             let room = self.make_room(memory, bytes);
-            room.map(|()| self.put(keyspace, hash, from, &entry))
+            room.map(|()| self.put(keyspace, hash, from, &entry, self.log.state.next_version()))
         };
         if let Err(error) = begun {
             self.again = Some(demotion);
@@ -229,8 +229,16 @@ impl Writer {
     }
 
     /// Puts one record, for which there is room, behind the last; the index has it as `from`.
-    pub(super) fn put(&mut self, keyspace: u32, hash: u64, from: Slot, entry: &EntryRef) {
-        let Some((beginning, padding)) = self.note(keyspace, hash, from, entry) else { return };
+    pub(super) fn put(
+        &mut self,
+        keyspace: u32,
+        hash: u64,
+        from: Slot,
+        entry: &EntryRef,
+        version: u64,
+    ) {
+        let noted = self.note(keyspace, hash, from, entry, version);
+        let Some((beginning, padding)) = noted else { return };
         for part in [&beginning[..], entry.get().value(), &[0; UNIT][..padding]] {
             self.append(part);
         }
@@ -244,9 +252,9 @@ impl Writer {
         hash: u64,
         from: Slot,
         entry: &EntryRef,
+        version: u64,
     ) -> Option<(Vec<u8>, usize)> {
         let segment_units = self.log.shape.units();
-        let version = self.log.state.next_version();
         let open = self.open_mut()?;
         let entry = entry.get();
         let meta = entry.meta();
@@ -474,7 +482,9 @@ impl Writer {
         from: Slot,
         entry: &EntryRef,
     ) -> io::Result<()> {
-        let Some((beginning, _)) = self.note(keyspace, hash, from, entry) else { return Ok(()) };
+        let version = self.log.state.next_version();
+        let noted = self.note(keyspace, hash, from, entry, version);
+        let Some((beginning, _)) = noted else { return Ok(()) };
         self.append(&beginning);
         for part in entry.get().value().chunks(self.log.chunk) {
             self.append(part);
