@@ -116,6 +116,13 @@ fn statuses_say_whose_fault_it_is() {
     // Passed over by an origin that has a newer one.
     origin.script("PUT /item%3A1", [Script::status(412)]);
     expect(conn, "SET item:1 milk", "+OK");
+    // SEMANTICS 14: where it says which version it has, the write is sent again under a newer one.
+    let far = 1_u64 << 60;
+    let passed_over = Script::status(412).header("Larder-Version", &far.to_string());
+    origin.script("PUT /item%3A1", [passed_over]);
+    expect(conn, "SET item:1 tea", "+OK");
+    let again = origin.requests().pop().unwrap_or_default().to_ascii_lowercase();
+    assert!(again.contains(&format!("larder-version: {}", far + 1)), "{again}");
     // Nobody knows: the copy goes.
     for script in [Script::status(502), Script::Close, Script::Silent] {
         origin.script("PUT /item%3A1", [script]);

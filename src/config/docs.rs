@@ -30,9 +30,9 @@ value that doesn't fit or a contradiction ends the start with exit code 2 and th
 - **Live** settings can be changed with `CONFIG SET`, several at once and all or none; the others
   take a restart. `CONFIG REWRITE` puts what was changed into the file and keeps its comments.
 - At **SIGHUP** the server reads the file again: live settings, and what may change of namespaces, are
-  as the file and the flags have them from then on, also where `CONFIG SET` had changed them. If the
-  file is wrong, or anything in it that takes a restart has changed, nothing changes, and the log says
-  what it was and where it stands.
+  as the file and the flags have them from then on, also where `CONFIG SET` or `LARDER.NAMESPACE SET`
+  had changed them. If the file is wrong, or anything in it that takes a restart has changed, nothing
+  changes, and the log says what it was and where it stands.
 - `requirepass` shows in no log, error or help; `CONFIG GET requirepass` answers it, as in Redis,
   to clients that have authenticated.
 ";

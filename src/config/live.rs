@@ -22,7 +22,8 @@ use parking_lot::Mutex;
 
 use super::{
     Config, NAMESPACE_KEYS, NamespaceConfig,
-    reload::LIVE_NAMESPACE_KEYS,
+    kind::Value,
+    reload::{LIVE_NAMESPACE_KEYS, LiveKey},
     rewrite,
     settings::{Change, SETTINGS, Setting, Settings},
 };
@@ -177,7 +178,7 @@ impl Live {
     }
 
     /// LARDER.NAMESPACE GET: what may change of the namespace of a prefix in a database, names and values as
-    /// CONFIG GET has them; empty: there is none.
+    /// CONFIG GET has them; where there is none the value is empty.
     ///
     /// # Errors
     /// There is no such namespace.
@@ -189,10 +190,10 @@ impl Live {
         let config = self.config.lock();
         let known = config.namespaces.iter().find(|namespace| namespace.is(prefix, db));
         let known = known.ok_or(NO_NAMESPACE)?;
-        let one = |(name, value): &(&'static str, fn(&NamespaceConfig) -> super::Value)| {
+        let one = |(name, value): &LiveKey| {
             let kind = NAMESPACE_KEYS.iter().find(|key| key.name == *name)?.kind;
             let text = match value(known) {
-                super::Value::Time(None) => String::new(),
+                Value::Time(None) => String::new(),
                 value => kind.redis_text(&value),
             };
             Some((*name, text))
