@@ -333,8 +333,8 @@ mod tests {
                     write_errors=0,conflicts=0\r\n";
         assert!(reply.contains(line), "{reply}");
         let shown = call(&mut session, &["LARDER.NAMESPACE", "INFO", "a,\n:x"]);
-        assert!(shown.starts_with("*50\r\n$6\r\nprefix\r\n$8\r\na\\x2c\\n:\r\n"), "{shown}");
+        assert!(shown.starts_with("*52\r\n$6\r\nprefix\r\n$8\r\na\\x2c\\n:\r\n"), "{shown}");
         assert_eq!(call(&mut session, &["LARDER.NAMESPACE", "INFO", "b"]), "$-1\r\n");
-        assert!(call(&mut session, &["LARDER.NAMESPACE", "LIST"]).starts_with("*1\r\n*50\r\n"));
+        assert!(call(&mut session, &["LARDER.NAMESPACE", "LIST"]).starts_with("*1\r\n*52\r\n"));
     }
 }

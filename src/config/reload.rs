@@ -67,11 +67,13 @@ pub(super) static LIVE_NAMESPACE_KEYS: &[LiveKey] = &[
 
 /// The others, beside those by which namespaces are known: whether two namespaces have the same there.
 type Same = fn(&NamespaceConfig, &NamespaceConfig) -> bool;
-static FIXED: [(&str, Same); 4] = [
+static FIXED: &[(&str, Same)] = &[
     ("mode", |one, other| (one.read, one.write) == (other.read, other.write)),
     ("store", |one, other| one.store == other.store),
     ("ttl-means", |one, other| one.ttl_means == other.ttl_means),
     ("behind-partitions", |one, other| one.behind.partitions == other.behind.partitions),
+    ("restart", |one, other| one.restart == other.restart),
+    ("quota-memory", |one, other| one.quota == other.quota),
 ];
 
 impl NamespaceConfig {
@@ -154,6 +156,14 @@ impl Config {
                 ));
             }
             debug_assert_eq!(known.with_live_of(namespace), *namespace, "all keys are looked at");
+            // Copies know when their keeping ends; what of that is `ttl` follows from this.
+            if namespace.copies.stale_if_error < known.copies.stale_if_error {
+                let key = "stale-if-error";
+                return Err(refuse(
+                    Place::Namespace(namespace, key),
+                    format!("a shorter `{key}` of namespace `{}`", namespace.prefix),
+                ));
+            }
             for (key, value) in LIVE_NAMESPACE_KEYS {
                 if value(known) != value(namespace) {
                     changed.push(format!("`{key}` of namespace `{}`", namespace.prefix));
@@ -266,6 +276,16 @@ mode = 'cache-aside'
                 "partitions = 2",
                 "12:39: a change of `behind-partitions` of namespace `user:`",
             ),
+            (
+                "batch = 10 }",
+                "batch = 10 }\nquota-memory = '1mb'",
+                "13:16: a change of `quota-memory` of namespace `user:`",
+            ),
+            (
+                "batch = 10 }",
+                "batch = 10 }\nrestart = 'drop'",
+                "13:11: a change of `restart` of namespace `user:`",
+            ),
             ("'plain:'", "'other:'", "14:10: a new namespace `other:`"),
             (
                 "mode = 'cache-aside'",
@@ -282,6 +302,20 @@ mode = 'cache-aside'
             let expected = format!("larder.toml{colon}{why} takes a restart");
             assert_eq!(difference(from, to), Err(expected), "{to}");
         }
+    }
+
+    /// A copy that was to be kept for longer would be taken for fresh while it is stale.
+    #[test]
+    fn what_is_stale_is_kept_for_longer_but_not_for_less() {
+        let with = |hours| {
+            let text = format!("ttl = '10m'\nstale-if-error = '{hours}h'");
+            config(&FILE.replace("ttl = '10m'", &text))
+        };
+        let changed = Ok(vec!["`stale-if-error` of namespace `user:`".to_owned()]);
+        assert_eq!(with(1).difference(&with(2)), changed);
+        let why =
+            "larder.toml:12:18: a shorter `stale-if-error` of namespace `user:` takes a restart";
+        assert_eq!(with(2).difference(&with(1)), Err(why.to_owned()));
     }
 
     #[test]
