@@ -54,6 +54,8 @@ impl Tiers {
         let options = Options { limit, eviction, databases: 4, log, ..Options::default() };
         let runtime = Some(Handle::current());
         let cache = Cache::new(&options, Policies::default(), clock.clone(), runtime);
+        // On a busy machine a read isn't to become a miss.
+        cache.set_disk_limits(Duration::from_secs(600), 0);
         Self { cache, clock: clock.clone(), counters: Counters::default() }
     }
 
