@@ -28,7 +28,7 @@ use lru::LruCache;
 use super::{
     Cache, Job, Refusal,
     charge::Charge,
-    tx::{Key, Start, Stop, Tx},
+    tx::{Key, Made, Start, Stop, Tx},
 };
 use crate::tier::{
     Weight,
@@ -234,7 +234,7 @@ impl LocalCache {
             self.remove(key.hash);
             return None;
         }
-        let start = Start { cache: &cache.0, job, pins: &[], staged: None, room: 0 };
+        let start = Start { cache: &cache.0, job, pins: &[], staged: None, made: Made::default() };
         let result = run(&mut Tx::local(start, found.entry.get()));
         match result {
             Ok(()) => {

@@ -55,7 +55,7 @@ use loader::Loader;
 use release::Release;
 use room::ROOM_PATIENCE;
 use settle::Staging;
-use tx::{Cold, Due, Key, Need, Standing, Start, Stop, Tx};
+use tx::{Cold, Due, Key, Made, Need, Standing, Start, Stop, Tx};
 
 /// How long a write waits for room in the journal before it gives up, unless told otherwise.
 const JOURNAL_PATIENCE: Duration = Duration::from_secs(5);
@@ -382,7 +382,7 @@ impl Cache {
         mut staging: Option<&mut Staging>,
         run: &mut impl FnMut(&mut Tx<'_>) -> Result<(), Stop>,
     ) -> Result<(), Failed> {
-        match self.try_once(job, job.room, &[], pins, staging.as_deref_mut(), run) {
+        match self.try_once(job, (job.room, None), &[], pins, staging.as_deref_mut(), run) {
             Err(Failed::Room(need)) => self.try_again(job, need, pins, staging, run),
             result => result,
         }
@@ -402,11 +402,12 @@ impl Cache {
         let spare: Vec<u64> = job.keys.iter().map(|(key, _)| key.hash).collect();
         let mut room = job.room;
         for _ in 1..ROOM_TRIES {
+            let within = Some(need).filter(|need| need.namespace.is_some());
             match need.namespace {
                 Some(namespace) => self.make_room_in(job, namespace, need.bytes, &spare)?,
                 None => room = need.bytes,
             }
-            match self.try_once(job, room, &spare, pins, staging.as_deref_mut(), run) {
+            match self.try_once(job, (room, within), &spare, pins, staging.as_deref_mut(), run) {
                 Err(Failed::Room(more)) => need = more,
                 result => return result,
             }
@@ -418,16 +419,15 @@ impl Cache {
     fn try_once(
         &self,
         job: &Job<'_>,
-        room: usize,
+        (room, within): (usize, Option<Need>),
         spare: &[u64],
         pins: &[Pin],
         staging: Option<&mut Staging>,
         run: &mut impl FnMut(&mut Tx<'_>) -> Result<(), Stop>,
     ) -> Result<(), Failed> {
         let inner = &*self.0;
-        if room != 0 {
-            self.make_room(job, room, spare)?;
-        }
+        let in_quotas = if room == 0 { 0 } else { self.make_room(job, room, spare)? };
+        let made = Made { room, in_quotas, within };
         let (staged, mut journal) = match staging {
             Some(Staging { changes, room, waits_for_store }) => {
                 changes.clear();
@@ -435,7 +435,7 @@ impl Cache {
             }
             None => (None, None),
         };
-        let start = Start { cache: inner, job, pins, staged, room };
+        let start = Start { cache: inner, job, pins, staged, made };
         let mut tx = Tx::begin(start, job.keys.iter().map(|(key, _)| key.hash));
         let mut ended = Err(Stop::Unseen);
         if tx.is_unseen() || inner.has_all_in_memory() {

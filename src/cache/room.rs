@@ -15,13 +15,15 @@ pub(super) const ROOM_PATIENCE: Duration = Duration::from_secs(5);
 const ROOM_STEP: Duration = Duration::from_millis(20);
 
 impl Cache {
+    /// Makes so much room in memory, and says how much of that there is in each of the keys' namespaces with a
+    /// quota: all, or nothing is known.
     #[inline]
     pub(super) fn make_room(
         &self,
         job: &Job<'_>,
         room: usize,
         spare: &[u64],
-    ) -> Result<(), Refusal> {
+    ) -> Result<usize, Refusal> {
         let memory = &self.0.memory;
         let stripe = job.keys.first().map_or(0, |(key, _)| memory.stripe_of(key.hash));
         let need = match memory.rules().weight {
@@ -29,14 +31,15 @@ impl Cache {
             Weight::Entries => job.keys.len(),
         };
         memory.make_room(need, stripe, job.now, spare).map_err(|why| self.refusal(why, None))?;
+        let mut in_quotas = room;
         self.each_quota(job, |namespace, quota| {
             // Only the attempt knows what it takes: a larger value is refused then, and so is what finds no
             // room now.
-            if room <= quota {
-                let _ = self.make_room_in(job, namespace, room, spare);
+            if room > quota || self.make_room_in(job, namespace, room, spare).is_err() {
+                in_quotas = 0;
             }
         });
-        Ok(())
+        Ok(in_quotas)
     }
 
     fn refusal(&self, why: NoRoom, namespace: Option<usize>) -> Refusal {

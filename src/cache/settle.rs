@@ -20,7 +20,7 @@ use super::{
     counter::Counters,
     release::Release,
     turns::Turn,
-    tx::{Change, Changes, StagedKey, Start, Tx},
+    tx::{Change, Changes, Made, StagedKey, Start, Tx},
 };
 use crate::{
     error::ClientError,
@@ -340,7 +340,8 @@ impl Inner {
             counters: &counters,
             release: &release,
         };
-        let start = Start { cache: self, job: &job, pins: &[], staged: None, room: 0 };
+        let start =
+            Start { cache: self, job: &job, pins: &[], staged: None, made: Made::default() };
         act(&mut Tx::begin(start, hashes.iter().copied()))
     }
 

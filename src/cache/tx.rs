@@ -32,6 +32,7 @@ use crate::{
     },
 };
 
+pub(super) use room::Made;
 pub use room::Need;
 pub(super) use standing::{Due, Standing};
 
@@ -146,8 +147,8 @@ pub(super) struct Start<'a> {
     pub(super) pins: &'a [Pin],
     /// The changes so far, where they wait for a store.
     pub(super) staged: Option<&'a mut Changes>,
-    /// Room that was made before the attempt and is not used up.
-    pub(super) room: usize,
+    /// What was made before the attempt.
+    pub(super) made: Made,
 }
 
 impl<'a> Tx<'a> {
@@ -510,7 +511,7 @@ impl<'a> Tx<'a> {
             return Err(Stop::Client(ClientError::new(text)));
         }
         let cost = self.memory().rules().weight.of(entry.get());
-        self.start.room = self.start.room.saturating_sub(cost);
+        self.start.made.room = self.start.made.room.saturating_sub(cost);
         if let Some(staged) = &mut self.start.staged {
             let (hash, key, entry) = (key.hash, StagedKey::from_slice(key.bytes), Some(entry));
             staged.push(Change { db, hash, key, entry, is_retiming: false });

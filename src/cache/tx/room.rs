@@ -14,11 +14,22 @@ pub struct Need {
     pub namespace: Option<usize>,
 }
 
+/// Room that was made before an attempt. What others take of it meanwhile is made up for afterwards.
+#[derive(Clone, Copy, Default)]
+pub(in crate::cache) struct Made {
+    /// In memory, as far as it isn't used up.
+    pub(in crate::cache) room: usize,
+    /// Within the quotas of all namespaces that the command's keys are in.
+    pub(in crate::cache) in_quotas: usize,
+    /// What an attempt before this one needed within one quota.
+    pub(in crate::cache) within: Option<Need>,
+}
+
 impl Tx<'_> {
     /// Fails if there isn't room for `bytes` more. A command that changes several keys, or one by an
     /// amount that its arguments don't show, asks before its first change.
     pub fn ensure_room(&mut self, bytes: usize) -> Result<(), Stop> {
-        if bytes <= self.start.room || self.memory().rules().weight == Weight::Entries {
+        if bytes <= self.start.made.room || self.memory().rules().weight == Weight::Entries {
             return Ok(());
         }
         let is_above = self.memory().used() + bytes > self.memory().rules().limit();
@@ -57,11 +68,18 @@ impl Tx<'_> {
                 None => needs.push(Need { bytes, namespace: Some(number) }),
             }
         }
-        let groups = &self.memory().rules().groups;
-        let is_above = |need: &&Need| {
-            need.bytes > 0 && need.namespace.is_some_and(|group| groups.is_above(group, need.bytes))
+        let (groups, made) = (&self.memory().rules().groups, self.start.made);
+        // What others have taken since isn't asked for again, lest one who is slow finds no room for ever.
+        let in_quotas = if self.db == self.start.job.db { made.in_quotas } else { 0 };
+        let is_made = |need: &Need| {
+            let within = made.within.filter(|within| within.namespace == need.namespace);
+            need.bytes <= within.map_or(0, |within| within.bytes).max(in_quotas)
         };
-        needs.iter().find(is_above).map_or(Ok(()), |need| Err(Stop::Room(*need)))
+        let lacks = |need: &&Need| {
+            let is_above = |group| groups.is_above(group, need.bytes);
+            !is_made(need) && need.namespace.is_some_and(is_above)
+        };
+        needs.iter().find(lacks).map_or(Ok(()), |need| Err(Stop::Room(*need)))
     }
 
     /// Fails if there isn't room for an entry of a key, in memory or within its namespace's quota.
