@@ -338,7 +338,7 @@ impl Local {
             }
         }
         turn.carry_out();
-        let (mut held, release) = (Vec::new(), Release::default());
+        let (mut held, release): (Vec<Part>, _) = (Vec::new(), Release::default());
         for part in turn.finish() {
             match &part.connection.held {
                 Some(waiting) => {
@@ -357,6 +357,9 @@ impl Local {
         let local = self.clone();
         spawn_local(async move {
             let released = local.shared.cache.released(&release).await;
+            // The poll may have told of them meanwhile.
+            let rest = held.iter_mut().filter(|part| matches!(part.step, Step::Rest));
+            rest.for_each(|part| part.step = Step::Again);
             local.let_go(held, &released);
         });
     }
@@ -371,10 +374,6 @@ impl Local {
                 continue;
             }
             part.connection.channel.send(waiting.replies(released));
-            // The poll may have told of it meanwhile.
-            if matches!(part.step, Step::Rest) {
-                part.step = Step::Again;
-            }
             self.go_on(part);
         }
     }
