@@ -1,5 +1,5 @@
 //! The systems that Larder has to be, each by its row in the list: circuit breaker (4), relational rows and
-//! documents (5), write-through (9), write-behind (10). Rows 3, 6 and 7 are in `sharded.rs`.
+//! documents (5), cache-aside (8), write-through (9), write-behind (10). Rows 3, 6 and 7 are in `sharded.rs`.
 
 mod common;
 #[path = "common/postgres.rs"]
@@ -195,6 +195,60 @@ fn late(database: &Redis, delay: Duration) -> String {
     ) + &namespace("through:", "write-through", "database")
         + &namespace("slow:", "write-through", "late")
         + &namespace("behind:", "write-behind", "late")
+}
+
+/// SYSTEMS 8: cache-aside: a hit, a miss, what is loaded has a freshness time, what is past it is cleaned up
+/// without being asked for; requests, hits, misses, hit rate, time saved, items. Once the application loads, and
+/// once Larder does.
+#[test]
+fn row_8_cache_aside() {
+    let Some(database) = Redis::start() else { return };
+    let delay = Duration::from_millis(50);
+    let toml = late(&database, delay)
+        + "[[namespace]]\nprefix = 'aside:'\nmode = 'cache-aside'\nttl = '30s'\n"
+        + &namespace("product:", "read-through", "late")
+        + "ttl = '30s'\n";
+    let server = Server::start_with(&toml, &["--logfile", "/dev/null"]);
+    let conn = &mut server.connect();
+    database.ask("SET product:1 Laptop");
+    database.ask("SET product:2 Phone");
+    // The application looks, loads, and puts it there.
+    check(conn, vec![("GET aside:1", Ok(Value::Nil)), ("SET aside:1 Laptop", ok())]);
+    let hit = ("GET aside:1", Ok(bulk("Laptop")));
+    check(conn, vec![hit.clone(), hit.clone(), hit]);
+    let lifetime: i64 = redis::cmd("PTTL").arg("aside:1").query(conn).expect("a time");
+    assert!((1..=30_000).contains(&lifetime), "{lifetime}");
+    // Larder does all of that at the first GET.
+    let began = Instant::now();
+    check(conn, vec![("GET product:1", Ok(bulk("Laptop")))]);
+    assert!(began.elapsed() >= delay, "the first one is loaded");
+    let hit = ("GET product:1", Ok(bulk("Laptop")));
+    check(conn, vec![hit.clone(), hit.clone(), hit, ("GET product:2", Ok(bulk("Phone")))]);
+    for (prefix, expected) in
+        [("aside:", ["4", "3", "1", "0.75", "1"]), ("product:", ["5", "3", "2", "0.60", "2"])]
+    {
+        let names = ["requests", "hits", "misses", "hit_rate", "items"];
+        let line = format!("prefix={prefix}");
+        let figures = names.map(|name| figure(conn, "namespaces", &line, name));
+        assert_eq!(figures, expected, "{prefix}");
+    }
+    // Hits times the mean time of a load.
+    let saved: f64 =
+        figure(conn, "namespaces", "prefix=product:", "seconds_saved").parse().unwrap();
+    assert!(saved >= 3.0 * delay.as_secs_f64(), "{saved}");
+    // A shorter time for what comes from now on; nobody asks for it again, and it goes.
+    for prefix in ["aside:", "product:"] {
+        check(conn, vec![(&format!("LARDER.NAMESPACE SET {prefix} ttl 100ms"), ok())]);
+    }
+    check(conn, vec![("SET aside:1 Laptop", ok()), ("DEL product:1 product:2", Ok(Value::Int(2)))]);
+    database.ask("SET product:3 Tablet");
+    check(conn, vec![("GET product:3", Ok(bulk("Tablet")))]);
+    eventually("what is stale is cleaned up", || {
+        ["aside:", "product:"]
+            .iter()
+            .all(|prefix| figure(conn, "namespaces", &format!("prefix={prefix}"), "items") == "0")
+    });
+    check(conn, vec![("GET aside:1", Ok(Value::Nil)), ("GET product:3", Ok(bulk("Tablet")))]);
 }
 
 /// SYSTEMS 9: cache and database before the answer.
