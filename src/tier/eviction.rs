@@ -151,9 +151,17 @@ fn minutes(now: u64) -> u32 {
     (now / 60_000) as u32 & 0xff_ffff
 }
 
+/// By how much an access clock of so many bits may seem to be behind what was written by it: the writer's thread
+/// is ahead, or the system's clock was set back. More than that, and it has turned over.
+const fn ahead(bits: u32) -> u32 {
+    1 << (bits - 6)
+}
+
 /// How long ago an LRU access word was written, in milliseconds.
 pub fn idle_ms(access: u32, now: u64) -> u64 {
-    u64::from(lru_clock(now).wrapping_sub(access)) << LRU_SHIFT
+    let clock = lru_clock(now);
+    let is_ahead = access.wrapping_sub(clock) < ahead(u32::BITS);
+    if is_ahead { 0 } else { u64::from(clock.wrapping_sub(access)) << LRU_SHIFT }
 }
 
 /// The two parameters of the frequency counter (`lfu-log-factor`, `lfu-decay-time` in minutes).
@@ -168,7 +176,9 @@ pub struct Lfu {
 impl Lfu {
     /// The counter of an access word as it is at `now`.
     pub fn counter(self, word: u32, now: u64) -> u32 {
-        let passed = minutes(now).wrapping_sub(word >> 8) & 0xff_ffff;
+        let (clock, written) = (minutes(now), word >> 8);
+        let is_ahead = written.wrapping_sub(clock) & 0xff_ffff < ahead(24);
+        let passed = if is_ahead { 0 } else { clock.wrapping_sub(written) & 0xff_ffff };
         let fallen = passed.checked_div(self.decay).unwrap_or(0);
         (word & 0xff).saturating_sub(fallen)
     }
@@ -193,6 +203,21 @@ mod tests {
             assert_eq!(policy as usize, number);
             assert_eq!(Eviction::from_name(policy.name()), Some(policy));
         }
+    }
+
+    #[test]
+    fn what_was_used_by_a_clock_that_is_ahead_is_not_old() {
+        let (now, year) = (1_800_000_000_000, 365 * 24 * 3_600_000);
+        assert_eq!(idle_ms(lru_clock(now), now - 16), 0);
+        assert_eq!(idle_ms(lru_clock(now), now + 1_600), 1_600);
+        assert!(idle_ms(lru_clock(now), now + year) > year - 1_000);
+        let lfu = Lfu { log_factor: 10, decay: 1 };
+        let word = minutes(now) << 8 | 100;
+        let at = |now| lfu.counter(word, now);
+        assert_eq!(
+            [at(now - 60_000), at(now), at(now + 120_000), at(now + year)],
+            [100, 100, 98, 0]
+        );
     }
 
     #[test]
