@@ -75,19 +75,24 @@ fn a_namespace_that_is_taken_away_with_changes_in_the_journal_is_refused() {
     let mut conn = server.raw();
     expect(&mut conn, "SET b:0:1 5", "+OK");
     server.kill9();
-    let toml = TOML
-        .replace("STORE", dir.path().join("store.redb").to_str().expect("a plain path"))
-        .replace("prefix = \"b:\"", "prefix = \"c:\"");
     let path = dir.path().join("other.toml");
-    std::fs::write(&path, toml).expect("written");
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_larder"))
-        .args([path.to_str().expect("a plain path"), "--port", "0", "--dir"])
-        .arg(dir.path())
-        .output()
-        .expect("larder runs");
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{text}");
-    assert!(text.contains("\"b:0:1\" in database 0"), "{text}");
+    // Another one writes behind; or none does, and what is left would come back later over newer values.
+    let behind = "mode = \"write-behind\"\nstore = \"main\"\nbehind-delay = \"20ms\"";
+    let through = "mode = \"write-through\"\nstore = \"main\"";
+    for (from, to) in [("prefix = \"b:\"", "prefix = \"c:\""), (behind, through)] {
+        let store = dir.path().join("store.redb");
+        let toml = TOML.replace("STORE", store.to_str().expect("a plain path"));
+        assert!(toml.contains(from));
+        std::fs::write(&path, toml.replace(from, to)).expect("written");
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_larder"))
+            .args([path.to_str().expect("a plain path"), "--port", "0", "--dir"])
+            .arg(dir.path())
+            .output()
+            .expect("larder runs");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.contains("\"b:0:1\" in database 0"), "{text}");
+    }
     let server = start(dir.path());
     expect(&mut server.raw(), "GET b:0:1", "$1|5");
 }

@@ -152,7 +152,7 @@ fn is_group(word: &str) -> bool {
 }
 
 /// The tables at the top of the file.
-const TABLES: [&str; 2] = ["store", "namespace"];
+pub(super) const TABLES: [&str; 2] = ["store", "namespace"];
 
 fn top_names() -> impl Iterator<Item = &'static str> {
     SETTINGS.iter().flat_map(Setting::names).chain(TABLES)

@@ -91,11 +91,15 @@ impl Live {
     /// value that is refused.
     pub fn config_set(&self, pairs: &[(&[u8], &[u8])]) -> Result<Vec<&'static str>, ClientError> {
         let named = resolve(pairs)?;
-        let _turn = self.config.lock();
+        let config = self.config.lock();
         let before = self.settings.load_full();
         let mut after = Settings::clone(&before);
         for (setting, value) in named {
             set(setting, &mut after, value)?;
+        }
+        // What the next start would refuse isn't taken now.
+        if let (Some(why), Some((name, _))) = (config.refuses(&after), pairs.first()) {
+            return Err(failed(&echo(name), &why));
         }
         let changed = SETTINGS.iter().filter(|row| row.value(&before) != row.value(&after));
         let changed: Vec<_> = changed.map(|setting| setting.name).collect();
@@ -321,6 +325,24 @@ mod tests {
         assert_eq!(live.get().memory, 100 << 20);
         assert_eq!(set(&live, &[("timeout", "5")]), Ok(vec![]));
         assert_eq!(live.version(), 1);
+    }
+
+    /// CONFIG REWRITE would put it into the file.
+    #[test]
+    fn what_the_next_start_would_refuse_is_refused() {
+        let toml = "memory = '100mb'\njournal = { limit = '20mb' }\n\
+                    [[namespace]]\nprefix = 'a:'\nmode = 'cache-aside'\nquota = { memory = '60mb' }";
+        let live = Live::new(&Config::from_toml(toml, "file").expect("a configuration"));
+        let failed = "ERR CONFIG SET failed (possibly related to argument 'maxmemory') - ";
+        for (memory, why) in [
+            ("50mb", "the quota of namespace 'a:' is more"),
+            ("30mb", "journal-limit: more than half of `memory`, in which it counts"),
+        ] {
+            let refused = set(&live, &[("maxmemory", memory)]).expect_err(memory);
+            assert_eq!(refused, format!("{failed}{why}"));
+        }
+        assert_eq!(live.get().memory, 100 << 20);
+        assert!(set(&live, &[("maxmemory", "60mb")]).is_ok());
     }
 
     #[test]

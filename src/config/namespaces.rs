@@ -176,7 +176,8 @@ pub static NAMESPACE_KEYS: &[TableKey] = &[
         kind: Kind::Time(Unit::Millis, 1, TTL_MAX),
         default: "none",
         help: "How long beyond `ttl` a copy is kept: it answers reads, never writes, while the store is \
-               down, its breaker is open, or it is slower than `timeout-soft`.",
+               down, its breaker is open, or it is slower than `timeout-soft`. While the server runs it can \
+               only become longer.",
     },
     TableKey {
         name: "negative-ttl",

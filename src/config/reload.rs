@@ -7,7 +7,7 @@ use super::{
     Config, NamespaceConfig, StoreConfig,
     file::{self, Flags, Origin, Place},
     kind::Value,
-    settings::{Change, SETTINGS, Setting, same_name},
+    settings::{Change, SETTINGS, Setting, Settings, same_name},
 };
 use crate::policy::behind;
 
@@ -102,6 +102,17 @@ impl NamespaceConfig {
 }
 
 impl Config {
+    /// Why these settings don't go together, or with the namespaces.
+    pub(super) fn refuses(&self, settings: &Settings) -> Option<String> {
+        if let Some((name, why)) = settings.contradiction() {
+            return Some(format!("{name}: {why}"));
+        }
+        let memory = settings.memory_limit();
+        let too_large = |found: &&NamespaceConfig| found.quota.is_some_and(|quota| quota > memory);
+        let namespace = self.namespaces.iter().find(too_large)?;
+        Some(format!("the quota of namespace '{}' is more", namespace.prefix.escape_debug()))
+    }
+
     /// Reads the file again, if there is one; the flags win, as at the start.
     pub(super) fn read_again(&self) -> Result<Self, String> {
         let text = match &self.path {

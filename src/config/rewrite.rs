@@ -95,18 +95,9 @@ pub(super) fn edit_namespace(
 
 /// Changes a key of a table where it stands, in whatever spelling, by itself or in a group.
 fn edit_key(table: &mut dyn TableLike, key: &TableKey, value: Option<&Value>) {
-    let written = table.iter().find_map(|(found, item)| {
-        if same_name(key.name, found) {
-            return Some((None, found.to_owned()));
-        }
-        let mut parts = item.as_table_like()?.iter().map(|(part, _)| part);
-        let part = parts.find(|part| same_name(key.name, &format!("{found}-{part}")))?;
-        Some((Some(found.to_owned()), part.to_owned()))
-    });
-    let (group, name) = written.unwrap_or_else(|| (None, key.name.to_owned()));
-    let table = match group.and_then(|group| table.get_mut(&group)?.as_table_like_mut()) {
-        Some(group) => group,
-        None => table,
+    let (table, name) = match place_of(table, |found| same_name(key.name, found)) {
+        Some(place) => held_by(table, place),
+        None => (table, key.name.to_owned()),
     };
     let Some(value) = value else {
         table.remove(&name);
@@ -119,11 +110,43 @@ fn edit_key(table: &mut dyn TableLike, key: &TableKey, value: Option<&Value>) {
     table.insert(&name, Item::Value(toml));
 }
 
+/// Where a key stands: in which group, if in one, and its name there.
+type Place = (Option<String>, String);
+
+/// Finds a key by its whole name.
+fn place_of(table: &dyn TableLike, is_it: impl Fn(&str) -> bool) -> Option<Place> {
+    table.iter().find_map(|(found, item)| {
+        if is_it(found) {
+            return Some((None, found.to_owned()));
+        }
+        let mut parts = item.as_table_like()?.iter().map(|(part, _)| part);
+        let part = parts.find(|part| is_it(&format!("{found}-{part}")))?;
+        Some((Some(found.to_owned()), part.to_owned()))
+    })
+}
+
+/// The table that has a key, and the key's name in it.
+fn held_by(table: &mut dyn TableLike, (group, name): Place) -> (&mut dyn TableLike, String) {
+    match group {
+        Some(group) if table.get(&group).is_some_and(Item::is_table_like) => {
+            let group = table.get_mut(&group).and_then(Item::as_table_like_mut);
+            (group.expect("it is a table"), name)
+        }
+        _ => (table, name),
+    }
+}
+
 fn edit_setting(root: &mut Table, setting: &Setting, settings: &Settings) {
     let value = setting.value(settings);
     let mut toml = setting.kind.toml(&value);
-    if let Some(key) = key_of(root, setting) {
-        let Some(item) = root.get_mut(&key) else { return };
+    let is_it = |found: &str| setting.names().any(|name| same_name(name, found));
+    // What stands in these tables is no setting.
+    let place = place_of(root, is_it).filter(|(group, _)| {
+        group.as_ref().is_none_or(|group| !file::TABLES.contains(&group.as_str()))
+    });
+    if let Some(place) = place {
+        let (table, key) = held_by(root, place);
+        let Some(item) = table.get_mut(&key) else { return };
         if written(setting, item) == Some(value) {
             return;
         }
@@ -134,12 +157,6 @@ fn edit_setting(root: &mut Table, setting: &Setting, settings: &Settings) {
     } else if value != setting.value(&Settings::default()) {
         root.insert(setting.name, Item::Value(toml));
     }
-}
-
-/// The key under which the file has the setting.
-fn key_of(root: &Table, setting: &Setting) -> Option<String> {
-    let known = |key: &str| setting.names().any(|name| same_name(name, key));
-    root.iter().map(|(key, _)| key).find(|key| known(key)).map(str::to_owned)
 }
 
 /// What the file says now, with the defaults for what it leaves open.
@@ -214,6 +231,21 @@ store = \"main\"
         }
         let text = edit(FILE, &settings).expect("edited");
         (settings, text)
+    }
+
+    #[test]
+    fn what_stands_in_groups_is_changed_there() {
+        let text = "disk = { size = \"1gb\", path = \"l3\" }  # fast\nslowlog = { max-len = 5 }\n\
+                    [journal]\nlimit = \"8mb\"\n[store.timeout]\nkind = \"memory\"\n";
+        let mut settings = parsed(text);
+        assert_eq!(edit(text, &settings).as_deref(), Ok(text));
+        for (name, value) in [("slowlog-max-len", "6"), ("store-timeout", "3000")] {
+            let setting = Setting::named(name).expect("a setting");
+            setting.parse_into(&mut settings, value).expect("a value");
+        }
+        let new = edit(text, &settings).expect("edited");
+        assert!(new.contains("slowlog = { max-len = 6 }\nstore-timeout = \"3s\"\n"), "{new}");
+        assert_eq!(parsed(&new), settings);
     }
 
     #[test]

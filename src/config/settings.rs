@@ -203,7 +203,8 @@ settings! {
         /// The interval of `journal-fsync = "interval"`.
         journal_interval: Duration = Duration::from_millis(100),
             "journal-interval" / "", Kind::Time(Unit::Millis, 1, INT_MAX), Restart;
-        /// Bytes of acknowledged changes that the stores may lack, at most half of `memory`; then writes wait.
+        /// Bytes of acknowledged changes that the stores may lack, at most half of `memory`; then writes wait. Each counts
+        /// with its key, its value and 200 more.
         /// 0: a quarter of `memory`, at most 1gb.
         journal_limit: u64 = 0, "journal-limit" / "", Kind::Bytes(0, SIZE_MAX), Restart;
         /// How long a write waits for room in the journal; then it gets `-JOURNALFULL`.

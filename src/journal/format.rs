@@ -76,7 +76,8 @@ pub struct Head {
     pub sequence: u64,
     /// The version of the effect; of a mark, the ceiling.
     pub version: u64,
-    /// When the data ends, unix milliseconds; 0: never.
+    /// When the data ends, unix milliseconds; 0: never. Of a mark, the number of the oldest segment; 0: it isn't
+    /// said.
     pub deadline: u64,
     /// When it was appended, unix milliseconds.
     pub written: u64,

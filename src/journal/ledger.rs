@@ -15,6 +15,7 @@ use std::{
     sync::Arc,
 };
 
+use super::MEMORY;
 use crate::tier::disk::File;
 
 /// Where an effect's record stands.
@@ -145,7 +146,7 @@ impl Ledger {
         behind.saturating_sub(1)
     }
 
-    /// An effect has got this place; one that it supersedes is ended. Gives back the bytes that are
+    /// An effect has got this place; one that it supersedes is ended. Gives back the room of those that are
     /// unacknowledged no more.
     pub fn put(&mut self, sequence: u64, place: Place, supersedes: u64) -> u64 {
         let mut freed = 0;
@@ -179,9 +180,9 @@ impl Ledger {
         true
     }
 
-    /// The store has these. Gives back their bytes.
+    /// The store has these. Gives back their room.
     pub fn end(&mut self, sequences: RangeInclusive<u64>) -> u64 {
-        let mut freed = 0;
+        let before = self.room();
         let from = self.index_of(*sequences.start());
         for segment in self.segments.range_mut(from..) {
             if segment.effects.first > *sequences.end() {
@@ -190,7 +191,7 @@ impl Ledger {
             let (count, bytes) = segment.effects.end_all(&sequences);
             segment.live -= count;
             self.live -= count;
-            freed += bytes;
+            self.live_bytes -= bytes;
         }
         while let Some((&sequence, _)) = self.others.range(sequences.clone()).next() {
             let Some(place) = self.others.remove(&sequence) else { break };
@@ -198,10 +199,9 @@ impl Ledger {
                 segment.live -= 1;
             }
             self.live -= 1;
-            freed += u64::from(place.len);
+            self.live_bytes -= u64::from(place.len);
         }
-        self.live_bytes -= freed;
-        freed
+        before - self.room()
     }
 
     /// Where an effect stands that the store doesn't have.
@@ -225,6 +225,11 @@ impl Ledger {
     /// How many they are.
     pub fn live(&self) -> u64 {
         self.live
+    }
+
+    /// The room that they take.
+    pub fn room(&self) -> u64 {
+        self.live_bytes + self.live * MEMORY
     }
 
     /// The bytes of their records.
@@ -308,13 +313,13 @@ mod tests {
         let mut ledger = ledger();
         assert_eq!(ledger.put(1, at(3, 10), 0), 0);
         assert_eq!(ledger.put(2, at(3, 20), 0), 0);
-        assert_eq!(ledger.put(3, at(4, 30), 1), 10);
+        assert_eq!(ledger.put(3, at(4, 30), 1), 10 + MEMORY);
         assert_eq!((ledger.live_bytes(), ledger.live()), (50, 2));
         assert_eq!(ledger.oldest_segment().map(|segment| segment.live), Some(1));
         // Written again, elsewhere.
-        assert_eq!(ledger.put(2, at(4, 20), 0), 20);
+        assert_eq!(ledger.put(2, at(4, 20), 0), 20 + MEMORY);
         assert_eq!(ledger.segments().map(|segment| segment.live).collect::<Vec<_>>(), [0, 2]);
-        assert_eq!(ledger.end(0..=u64::MAX), 50);
+        assert_eq!(ledger.end(0..=u64::MAX), 50 + 2 * MEMORY);
         assert_eq!(ledger.end(2..=2), 0);
         assert_eq!((ledger.live_bytes(), ledger.oldest()), (0, None));
         ledger.remove_oldest();
@@ -323,6 +328,7 @@ mod tests {
 
     #[test]
     fn it_knows_what_a_map_of_all_effects_would() {
+        const ROOM: u64 = 10 + MEMORY;
         let mut ledger = ledger();
         let mut map: BTreeMap<u64, Place> = BTreeMap::new();
         let mut seed = 0x9E37_79B9_7F4A_7C15;
@@ -343,7 +349,7 @@ mod tests {
                 }
                 // A copy of one that is live, or one behind a gap.
                 1 if map.contains_key(&some) => {
-                    assert_eq!(ledger.put(some, place, 0), 10);
+                    assert_eq!(ledger.put(some, place, 0), ROOM);
                     map.insert(some, place);
                     Vec::new()
                 }
@@ -354,11 +360,11 @@ mod tests {
                 2..5 => {
                     let until = some + random(10);
                     let over = map.range(some..=until).count() as u64;
-                    assert_eq!(ledger.end(some..=until), 10 * over);
+                    assert_eq!(ledger.end(some..=until), ROOM * over);
                     (some..=until).collect()
                 }
                 _ => {
-                    let freed = if some > 0 && map.contains_key(&some) { 10 } else { 0 };
+                    let freed = if some > 0 && map.contains_key(&some) { ROOM } else { 0 };
                     assert_eq!(ledger.put(next, place, some), freed);
                     map.insert(next, place);
                     next += 1;

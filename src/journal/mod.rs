@@ -39,7 +39,8 @@
 //! kind 1  put           a key holds this value
 //!      2  delete        a key is gone
 //!      3  acknowledged  the store has these: the value is runs of sequence numbers, first u64, last u64
-//!      4  mark          version: the ceiling; supersedes: so many bytes of the segment are synced
+//!      4  mark          version: the ceiling; supersedes: so many bytes of the segment are synced;
+//!                       deadline: the number of the oldest segment, those before it are removed
 //! flag 1  the record is a copy, out of its order; it keeps its sequence number
 //! ```
 //!
@@ -84,6 +85,9 @@ use room::Room;
 use shared::Shared;
 use writer::Writer;
 
+/// What an effect takes in memory until it is over, beside key, value and the head of its record, about: its
+/// place here, and what those who bring it to a store keep of it. It counts as room.
+const MEMORY: u64 = 136;
 /// The lengths that a segment may have.
 const SEGMENTS: std::ops::RangeInclusive<u64> = 1024..=1 << 30;
 
@@ -117,7 +121,7 @@ pub struct Options {
     pub path: PathBuf,
     /// When what is written is synced.
     pub fsync: Fsync,
-    /// How many bytes of records the store may be behind.
+    /// How many bytes the store may be behind, as [`Journal::cost`] counts them.
     pub limit: u64,
     /// Bytes of a segment; a longer record gets a segment of its own.
     pub segment: u64,
@@ -264,7 +268,7 @@ impl Journal {
         let options = Options { segment, ..options };
         let recovered = recover::recover(&options, &*disk)?;
         let replay = Replay::new(&recovered);
-        let room = Room::new(options.limit, recovered.report.bytes);
+        let room = Room::new(options.limit, recovered.ledger.room());
         let (next, ceiling) = (recovered.next, recovered.report.ceiling);
         let shared = Arc::new(Shared::new(options, clock, room, next, ceiling));
         let data_dir = |(path, why): (PathBuf, io::Error)| Error::DataDir(path, why.to_string());
@@ -276,9 +280,10 @@ impl Journal {
         Ok((Self { shared, writer, thread: Mutex::new(Some(thread)) }, replay))
     }
 
-    /// The bytes that an effect takes of a reservation.
-    pub fn cost(key_len: usize, value_len: usize) -> u64 {
-        format::HEAD as u64 + key_len as u64 + value_len as u64
+    /// The bytes that an effect takes of a reservation: those of its record, and what it takes in memory beside
+    /// that.
+    pub const fn cost(key_len: usize, value_len: usize) -> u64 {
+        MEMORY + format::HEAD as u64 + key_len as u64 + value_len as u64
     }
 
     /// Takes room for effects to come, if there is some now and nobody waits for it.
@@ -324,12 +329,12 @@ impl Journal {
     ) -> Result<Position, JournalError> {
         debug_assert!(reservation.is_of(&self.shared.room), "the reservation is of this journal");
         let value_len = effect.value.map_or(0, <[u8]>::len);
-        let Some(cost) = format::size(effect.key.len(), value_len) else {
-            let bytes = Self::cost(effect.key.len(), value_len);
-            return Err(JournalError::TooLarge { bytes, limit: u64::from(u32::MAX) });
-        };
+        let cost = Self::cost(effect.key.len(), value_len);
+        if format::size(effect.key.len(), value_len).is_none() {
+            return Err(JournalError::TooLarge { bytes: cost, limit: u64::from(u32::MAX) });
+        }
         let position = self.shared.append(effect)?;
-        reservation.spend(u64::from(cost));
+        reservation.spend(cost);
         Ok(position)
     }
 

@@ -87,7 +87,11 @@ struct Recovery<'a> {
     disk: &'a dyn Disk,
     ledger: Ledger,
     next: Option<u64>,
+    /// The number of the first segment that is there.
+    first_id: Option<u64>,
     last_id: Option<u64>,
+    /// The number of the oldest segment, by the marks; 0: they don't say.
+    oldest: u64,
     report: Report,
 }
 
@@ -110,14 +114,26 @@ pub(super) fn recover(options: &Options, disk: &dyn Disk) -> Result<Recovered, E
     ids.sort_unstable();
     let ledger = Ledger::default();
     let report = Report::default();
-    let mut recovery = Recovery { options, disk, ledger, next: None, last_id: None, report };
+    let first_id = ids.first().copied();
+    let (next, last_id, oldest) = (None, None, 0);
+    let mut recovery = Recovery { options, disk, ledger, next, first_id, last_id, oldest, report };
     for (index, id) in ids.iter().enumerate() {
         recovery.segment(*id, index + 1 == ids.len())?;
     }
+    recovery.check_oldest()?;
     Ok(recovery.finish())
 }
 
 impl Recovery<'_> {
+    /// Whether the oldest segment is there.
+    fn check_oldest(&mut self) -> Result<(), Error> {
+        if self.first_id.is_some_and(|first| self.oldest != 0 && self.oldest < first) {
+            let path = path_of(&self.options.path, self.oldest);
+            self.damage(&path, 0, 0, "the segment is missing")?;
+        }
+        Ok(())
+    }
+
     fn finish(mut self) -> Recovered {
         self.report.records = self.ledger.live();
         self.report.bytes = self.ledger.live_bytes();
@@ -243,7 +259,10 @@ impl Recovery<'_> {
                     self.ledger.end(first..=last);
                 }
             }
-            Kind::Mark => self.report.ceiling = self.report.ceiling.max(head.version),
+            Kind::Mark => {
+                self.report.ceiling = self.report.ceiling.max(head.version);
+                self.oldest = self.oldest.max(head.deadline);
+            }
             Kind::Put | Kind::Delete => {
                 let next = self.next.unwrap_or(head.sequence);
                 let fits = if head.copy { head.sequence < next } else { head.sequence == next };

@@ -19,7 +19,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    Fsync, Position,
+    Fsync, MEMORY, Position,
     format::{self, HEAD, Head, Kind, MAX_RUNS, SegmentHead},
     ledger::{Ledger, Segment},
     recover::{self, Recovered},
@@ -54,6 +54,8 @@ pub(super) struct Writer {
     ceiling: u64,
     /// When what is written was last known to be synced.
     synced_at: u64,
+    /// Segments below this number go.
+    oldest: u64,
     compaction: Option<Scanner>,
     paused_until: u64,
     /// Effects, and bytes of all kinds, that were written.
@@ -116,6 +118,7 @@ impl Writer {
             next,
             ceiling,
             synced_at,
+            oldest: 0,
             compaction: None,
             paused_until: 0,
             written: (0, 0),
@@ -252,13 +255,19 @@ impl Writer {
     fn mark(&mut self) -> io::Result<()> {
         self.make_room(HEAD as u64)?;
         let synced = self.tail.synced;
-        let head = Head { version: self.ceiling, supersedes: synced, ..Head::bare(Kind::Mark, 0) };
+        let oldest = self.oldest.max(self.ledger.segments().next().map_or(0, |oldest| oldest.id));
+        let head = Head {
+            version: self.ceiling,
+            supersedes: synced,
+            deadline: oldest,
+            ..Head::bare(Kind::Mark, 0)
+        };
         self.put(&head, &[])?;
         self.tail.marked = synced;
         Ok(())
     }
 
-    /// Writes an effect's record; gives back the bytes of what it supersedes.
+    /// Writes an effect's record; gives back the room of what it supersedes.
     fn effect(&mut self, head: &Head, body: &[u8]) -> io::Result<u64> {
         self.make_room(HEAD as u64 + head.body_len())?;
         let at = self.put(head, body)?;
@@ -267,7 +276,7 @@ impl Writer {
     }
 
     /// Writes down what the store has, the oldest first: whatever part of it survives, no older effect of
-    /// a key is left where a newer one is gone. Gives back the bytes of their records.
+    /// a key is left where a newer one is gone. Gives back their room.
     fn acknowledge(&mut self, mut sequences: Vec<u64>) -> io::Result<u64> {
         sequences.sort_unstable();
         sequences.dedup();
@@ -338,11 +347,12 @@ impl Writer {
             return Ok(());
         }
         while let Some(oldest) = self.ledger.oldest_segment().filter(|oldest| oldest.live == 0) {
-            let path = oldest.path.clone();
-            // What took the place of its records has to be as durable as they were.
-            if self.tail.is_dirty() {
-                self.sync()?;
-            }
+            let (id, path) = (oldest.id, oldest.path.clone());
+            // What took the place of its records has to be as durable as they were; and a start has to know
+            // that nobody else took it away.
+            self.oldest = id + 1;
+            self.mark()?;
+            self.sync()?;
             self.compaction = None;
             if let Err(why) = self.disk.remove(&path) {
                 self.pause(&format!("{} can't be removed: {why}", path.display()));
@@ -390,7 +400,7 @@ impl Writer {
                 Err(why) => return self.stuck(id, &why),
             };
             let freed = self.effect(&Head { copy: true, ..head }, &body)?;
-            debug_assert_eq!(freed, u64::from(place.len), "it takes the room of its original");
+            debug_assert_eq!(freed, u64::from(place.len) + MEMORY, "it takes its original's room");
             self.shared.counters.compacted.fetch_add(1, Relaxed);
         }
         self.compaction = Some(scanner);

@@ -44,15 +44,18 @@ pub(super) fn open(config: &Config) -> Result<Opened, Error> {
     }
     let namespaces = config.namespaces.iter().map(|namespace| opening.namespace(namespace));
     let mut policies = Policies::new(namespaces.collect::<Result<_, _>>()?);
-    if policies.iter().any(|namespace| namespace.write == Write::Behind) {
-        open_journal(&config.settings, &mut policies)?;
-    }
+    open_journal(&config.settings, &mut policies)?;
     Ok(Opened { policies, stores, breakers: opening.breakers })
 }
 
-/// Opens the journal of the namespaces that write behind, and takes up what is left in it.
+/// Opens the journal of the namespaces that write behind, and takes up what is left in it. Where none does it
+/// is looked into all the same: what is left in one would come back later, over newer values.
 fn open_journal(settings: &Settings, policies: &mut Policies) -> Result<(), Error> {
     let path = settings.journal_path.clone().unwrap_or_else(|| settings.dir.join("journal"));
+    let is_needed = policies.iter().any(|namespace| namespace.write == Write::Behind);
+    if !is_needed && !path.exists() {
+        return Ok(());
+    }
     let options = journal::Options {
         fsync: match settings.journal_fsync {
             config::JournalFsync::Always => journal::Fsync::Always,

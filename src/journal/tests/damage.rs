@@ -108,10 +108,14 @@ fn the_place_of_damage_is_named() {
 #[test]
 fn missing_segments_and_shortened_ones_are_damage() {
     let disk = written(40, 1024);
+    for gone in [1, 2] {
+        let missing = disk.after_kill();
+        missing.remove(&path(gone)).expect("it is there");
+        let (file, why) = refusal(&missing, options(Fsync::Always));
+        assert!(file == path(gone) && why.contains("missing"), "{why}");
+    }
     let missing = disk.after_kill();
     missing.remove(&path(2)).expect("it is there");
-    let (file, why) = refusal(&missing, options(Fsync::Always));
-    assert!(file == path(2) && why.contains("missing"), "{why}");
     assert!(open(&missing, best_effort()).1.len() > 20);
     // At the end of a record, so that no checksum tells.
     let bytes = segment(&disk, 2);

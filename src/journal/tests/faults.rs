@@ -75,7 +75,8 @@ fn a_write_that_fails_poisons() {
 #[test]
 fn all_who_wait_hear_of_the_failure() {
     let disk = Memory::new();
-    let options = Options { limit: 200, ..options(Fsync::Always) };
+    let limit = 3 * Journal::cost(1, 0);
+    let options = Options { limit, ..options(Fsync::Always) };
     let (journal, faults) = open_faulty(&disk, options, Clock::default());
     let before = faults.syncs();
     faults.hold_syncs(true);
@@ -85,7 +86,7 @@ fn all_who_wait_hear_of_the_failure() {
     let second = append(&journal, put("b", "", 1)).expect("appended");
     wait(async {
         let (one, two) = (journal.synced(first), journal.synced(second));
-        let (room, covered) = (journal.reserve(200, LATE), journal.covered(1 << 50));
+        let (room, covered) = (journal.reserve(limit, LATE), journal.covered(1 << 50));
         tokio::pin!(one, two, room, covered);
         assert!(futures_util::poll!(&mut one).is_pending());
         assert!(futures_util::poll!(&mut two).is_pending());

@@ -159,7 +159,7 @@ fn an_effect_ends_the_one_that_it_supersedes() {
 fn room_is_given_in_order_of_arrival_and_given_back() {
     let disk = Memory::new();
     let cost = Journal::cost(1, 36);
-    assert_eq!(cost, 101);
+    assert_eq!(cost, MEMORY + 101);
     let options = Options { limit: 3 * cost, ..options(Fsync::Always) };
     let (journal, ..) = open(&disk, options.clone());
     let journal = Arc::new(journal);

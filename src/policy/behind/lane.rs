@@ -26,10 +26,14 @@ use slab::Slab;
 use tokio::time::Instant;
 
 use super::update::Update;
-use crate::{journal::Position, store::Change};
+use crate::{
+    journal::{Journal, Position},
+    store::Change,
+};
 
-/// What a dirty key takes beside its key and value, roughly.
-pub(super) const OVERHEAD: usize = 200;
+/// What a dirty key takes beside its key and value, roughly: what it takes of the journal's room, so that its
+/// limit is one on memory.
+pub(super) const OVERHEAD: usize = Journal::cost(0, 0) as usize;
 
 /// By this part of the delay a change may go earlier, with one that is due.
 const ALONG: u32 = 8;

@@ -153,7 +153,8 @@ pub struct Behind {
 }
 
 impl Behind {
-    /// Opens the journal for the namespaces that write behind, and takes up what is left in it.
+    /// Opens the journal for the namespaces that write behind, and takes up what is left in it. If there are
+    /// none it only makes sure that nothing is.
     ///
     /// # Errors
     /// [`Error::DataDir`] if the journal can't be read or used; [`Error::Config`] if it holds changes of keys
@@ -204,8 +205,10 @@ impl Behind {
             let update = Update::of(&replayed.key, &replayed.change);
             line.take_in(update, replayed.position, ours);
         }
-        policies.behind =
-            Some(Arc::new(Self { common, lines, ceiling: report.ceiling, syncs_first }));
+        if !lines.is_empty() {
+            let ceiling = report.ceiling;
+            policies.behind = Some(Arc::new(Self { common, lines, ceiling, syncs_first }));
+        }
         Ok(())
     }
 
