@@ -105,7 +105,14 @@ impl Server {
         let posts = workers.iter().map(|worker| worker.post.clone()).collect();
         let signals = background.block_on(async { Signals::new() })?;
         let hangups = background.block_on(async { signal(SignalKind::hangup()) })?;
-        let listening = background.block_on(accept::listen(&shared, settings, posts))?;
+        let listening = match background.block_on(accept::listen(&shared, settings, posts)) {
+            Ok(listening) => listening,
+            Err(why) => {
+                // They use the runtime, which ends with this.
+                end_workers(workers, Instant::now(), Duration::ZERO);
+                return Err(why);
+            }
+        };
         background.spawn(tick(shared.clone()));
         background.spawn(greet(shared.clone()));
         background.spawn(reload(shared.clone(), hangups));
@@ -182,16 +189,9 @@ impl Server {
             tracing::warn!("{} again: ending at once", signals.next().await);
             std::process::exit(1);
         });
-        for worker in &self.workers {
-            worker.post.send(Message::Drain(limit));
-        }
-        let joined: Vec<bool> = self
-            .workers
-            .into_iter()
-            .map(|worker| worker.join(limit.saturating_sub(started.elapsed()) + LAST_SECOND))
-            .collect();
+        let have_ended = end_workers(self.workers, started, limit);
         drain(&self.shared, &self.background);
-        if joined.into_iter().all(|has_ended| has_ended) {
+        if have_ended {
             save(&self.shared, self.run, &request);
         } else {
             // What a command still changes must not be older in what is saved.
@@ -201,6 +201,13 @@ impl Server {
         tracing::info!("bye");
         Ok(())
     }
+}
+
+/// Has the workers end, within a limit that counts from when it was started; says whether all have.
+fn end_workers(workers: Vec<Worker>, started: Instant, limit: Duration) -> bool {
+    workers.iter().for_each(|worker| worker.post.send(Message::Drain(limit)));
+    let join = |worker: Worker| worker.join(limit.saturating_sub(started.elapsed()) + LAST_SECOND);
+    workers.into_iter().map(join).fold(true, |all, has_ended| all && has_ended)
 }
 
 /// Closes the disk tier and brings memory to disk, if that is wanted.
