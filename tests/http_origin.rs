@@ -4,6 +4,8 @@ mod common;
 #[path = "common/origin.rs"]
 mod origin;
 
+use std::time::{Duration, Instant};
+
 use common::{Raw, Server, eventually, expect};
 use origin::{Origin, Script};
 
@@ -150,4 +152,44 @@ fn it_comes_back_when_the_origin_does() {
     eventually("a load", || conn.ask_line("GET item:2") == "$4\r\nhere\r\n");
     eventually("a write", || conn.ask_line("SET item:1 milk") == "+OK\r\n");
     assert_eq!(origin.get("/item%3A1").as_deref(), Some("milk"));
+}
+
+/// Sends a GET of so many keys in one pipeline; their replies, and how long all of them took.
+fn pipeline(conn: &mut Raw, count: usize) -> (Vec<String>, Duration) {
+    let begun = Instant::now();
+    (0..count).for_each(|number| conn.request(&["GET", &format!("page:{number}")]));
+    let replies = (0..count).map(|_| String::from_utf8_lossy(&conn.reply()).into_owned());
+    (replies.collect(), begun.elapsed())
+}
+
+#[test]
+fn a_pipeline_over_a_slow_origin_takes_a_few_waves() {
+    const KEYS: usize = 20;
+    // Longer than a request may wait for a connection.
+    const LATE: Duration = Duration::from_millis(1_200);
+    let origin = Origin::start();
+    let server = Server::start_with(&config(&origin, "4s", "breaker = false"), &[]);
+    for number in 0..KEYS {
+        origin.put(&format!("/page%3A{number}"), "tea");
+        origin.script(&format!("/page%3A{number}"), [Script::Late(LATE)]);
+    }
+    let (replies, took) = pipeline(&mut server.raw(), KEYS);
+    assert!(replies.iter().all(|reply| reply == "$3\r\ntea\r\n"), "{replies:?}");
+    assert!(took < LATE * KEYS as u32 / 2, "{took:?}");
+    let loads = origin.requests().iter().filter(|head| head.starts_with("GET ")).count();
+    assert_eq!(loads, KEYS, "each is asked for once");
+}
+
+#[test]
+fn a_pipeline_over_an_origin_that_hangs_is_answered_in_time() {
+    const KEYS: usize = 64;
+    let origin = Origin::start();
+    let server = Server::start_with(&config(&origin, "2s", "breaker = false"), &[]);
+    for number in 0..KEYS {
+        let silent = std::iter::repeat_n(Script::Silent, 5);
+        origin.script(&format!("/page%3A{number}"), silent);
+    }
+    let (replies, took) = pipeline(&mut server.raw(), KEYS);
+    assert!(replies.iter().all(|reply| reply.starts_with("-STORETIMEOUT ")), "{replies:?}");
+    assert!(took < Duration::from_secs(15), "{took:?}");
 }

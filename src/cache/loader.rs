@@ -3,7 +3,8 @@
 //! So many calls are under way at most. While there are fewer a key goes out at once; otherwise keys wait
 //! for a call to end, and leave together. A call takes its keys when its task first runs, so what one
 //! command asks for in a row needs no other call. Where a store refuses a batch, one key of it may be at
-//! fault: its halves are asked again, down to the key alone.
+//! fault: its halves are asked again, down to the key alone. A store that knows no batches
+//! ([`Store::single_loads`]) gets one key a call, as many at once as it has connections.
 //!
 //! A key's time limit counts from when it is asked for, in the queue or not, and is kept by who asks; a call's
 //! counts from when it starts, so that a queue doesn't cut calls short. A call that dies, by a panic of the
@@ -70,6 +71,10 @@ struct Wanted {
 
 impl Loader {
     pub(super) fn new(store: Arc<dyn Store>, loads: Loads, runtime: Handle) -> Self {
+        let loads = match store.single_loads() {
+            Some(at_once) => Loads { batch: 1, at_once },
+            None => loads,
+        };
         let loads = Loads { batch: loads.batch.max(1), at_once: loads.at_once.max(1) };
         Self { store, loads, runtime, state: Mutex::default(), rests_until: AtomicU64::new(0) }
     }

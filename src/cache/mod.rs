@@ -26,6 +26,7 @@ pub mod walk;
 pub mod warm;
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -110,7 +111,11 @@ pub struct Job<'a> {
 
 /// What was fetched for some commands before their turn.
 #[derive(Default)]
-pub struct Ahead(Vec<Pin>);
+pub struct Ahead {
+    pins: Vec<Pin>,
+    /// Keys that could not be had, and why.
+    failed: HashMap<Bytes, ClientError>,
+}
 
 /// Why an attempt didn't end well.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -563,13 +568,19 @@ impl Cache {
         way
     }
 
-    /// Fetches what some reads of one connection need, all at once. What can't be had is left to each.
+    /// Fetches what some reads of one connection need, all at once. A key that fails does so for all of
+    /// them: asked one after the other, each would wait for a slow store anew. What is too much to be pinned
+    /// together is left to each.
     pub async fn fetch_ahead(&self, job: &Job<'_>) -> Ahead {
-        let mut ahead = Ahead::default();
-        if self.hydrate(job, &mut ahead.0).await.is_err() {
-            ahead.0.clear();
+        let Ahead { mut pins, mut failed } = Ahead::default();
+        let note = |key, why| {
+            failed.insert(key, why);
+            Ok(())
+        };
+        match self.hydrate(job, &mut pins, note).await {
+            Ok(()) => Ahead { pins, failed },
+            Err(_) => Ahead::default(),
         }
-        ahead
     }
 
     /// Carries out a command whose attempt ended below; some of what it needs may have been fetched
@@ -587,7 +598,7 @@ impl Cache {
             waits_for_store: way == Way::Through,
             ..Staging::default()
         };
-        let pins = &mut ahead.0;
+        let Ahead { pins, failed } = ahead;
         // Of what was fetched ahead, what a write has overtaken since may be older than what an earlier
         // command of this connection has seen.
         let mut strict = !pins.is_empty();
@@ -618,7 +629,12 @@ impl Cache {
                         pins.retain(|pin| !pin.is_among(job.db, job.keys));
                     }
                     pins.retain(|pin| !job.strict || pin.is_current());
-                    self.hydrate(&job, pins).await?;
+                    if !failed.is_empty() {
+                        let mut cold = self.cold_keys(&job, pins).into_iter();
+                        let failure = cold.find_map(|key| failed.get(key.bytes));
+                        failure.map_or(Ok(()), |why| Err(why.clone()))?;
+                    }
+                    self.hydrate(&job, pins, |_, why| Err(why)).await?;
                 }
                 Err(Failed::Cold(Cold { db, key, hash })) => {
                     pins.retain(|pin| !job.writes || pin.is_current());
@@ -637,8 +653,14 @@ impl Cache {
         self.0.turns.take(job.keys.iter().map(place).collect(), self.0.store_timeout()).await
     }
 
-    /// Fetches the keys that are neither in memory nor pinned, concurrently, and pins them.
-    async fn hydrate(&self, job: &Job<'_>, pins: &mut Vec<Pin>) -> Result<(), ClientError> {
+    /// Fetches the keys that are neither in memory nor pinned, concurrently, and pins them. Where one fails,
+    /// `failed` says whether to go on.
+    async fn hydrate(
+        &self,
+        job: &Job<'_>,
+        pins: &mut Vec<Pin>,
+        mut failed: impl FnMut(Bytes, ClientError) -> Result<(), ClientError>,
+    ) -> Result<(), ClientError> {
         let mut patience = self.0.patience(job.writes);
         let mut since = std::time::Instant::now();
         let fetch = |key: Key<'_>| {
@@ -647,14 +669,21 @@ impl Cache {
             if since.elapsed() > SAME_TIME {
                 (patience, since) = (self.0.patience(job.writes), std::time::Instant::now());
             }
-            self.0.fetch(job.db, bytes, key.hash, job.writes, patience.clone())
+            let fetch = self.0.fetch(job.db, bytes.clone(), key.hash, job.writes, patience.clone());
+            async move { fetch.await.map_err(|error| (bytes, error)) }
         };
         let cold = self.cold_keys(job, pins);
         let mut fetched = stream::iter(cold.into_iter().map(fetch)).buffer_unordered(LOADS_AT_ONCE);
         let most = (self.0.memory.rules().limit() / 4).max(PINNED_LEAST);
         let mut size: usize = pins.iter().map(Pin::size).sum();
         while let Some(pin) = fetched.next().await {
-            let pin = pin.map_err(|error| explain(job, error))?;
+            let pin = match pin {
+                Ok(pin) => pin,
+                Err((key, error)) => {
+                    failed(key, explain(job, error))?;
+                    continue;
+                }
+            };
             size += pin.size();
             // One value alone is bounded by its own length.
             if size > most && !pins.is_empty() {

@@ -213,7 +213,7 @@ pub static STORE_KEYS: &[TableKey] = &[
         name: "load-batch",
         kind: Kind::Integer(1, 10_000),
         default: "128",
-        help: "Keys that are loaded with one call at most.",
+        help: "Keys that are loaded with one call at most; `http` loads one.",
     },
     TableKey {
         name: "loads-at-once",

@@ -417,6 +417,10 @@ impl Store for Guarded {
         self.breaker.turned_away().or_else(|| self.inner.turned_away())
     }
 
+    fn single_loads(&self) -> Option<usize> {
+        self.inner.single_loads()
+    }
+
     fn kind(&self) -> &'static str {
         self.inner.kind()
     }

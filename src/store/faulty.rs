@@ -301,6 +301,10 @@ impl Store for FaultyStore {
         self.inner.turned_away()
     }
 
+    fn single_loads(&self) -> Option<usize> {
+        self.inner.single_loads()
+    }
+
     fn kind(&self) -> &'static str {
         "faulty"
     }

@@ -206,6 +206,12 @@ pub trait Store: Send + Sync + 'static {
         None
     }
 
+    /// How many keys it loads at a time, where each takes a request of its own: then one call has one key,
+    /// so that none waits for another's answer or fails with it. `None`: a batch is worth it.
+    fn single_loads(&self) -> Option<usize> {
+        None
+    }
+
     /// A short name for logs and INFO.
     fn kind(&self) -> &'static str;
 

@@ -310,6 +310,12 @@ impl Store for Replicated {
         self.set.primary().store.ping()
     }
 
+    /// Any member may be asked for all of them.
+    fn single_loads(&self) -> Option<usize> {
+        let members = self.set.members.iter();
+        members.filter_map(|member| member.component.store.single_loads()).min()
+    }
+
     fn kind(&self) -> &'static str {
         "replicated"
     }

@@ -217,6 +217,11 @@ impl Store for Sharded {
         Box::pin(self.ping_all())
     }
 
+    /// Any shard may be asked for all of them.
+    fn single_loads(&self) -> Option<usize> {
+        self.shards.iter().filter_map(|shard| shard.store.single_loads()).min()
+    }
+
     fn kind(&self) -> &'static str {
         "sharded"
     }

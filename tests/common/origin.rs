@@ -12,6 +12,7 @@ use std::{
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 /// What comes instead of the answer to one request.
@@ -23,6 +24,8 @@ pub enum Script {
     Close,
     /// Nothing, and the connection stays open.
     Silent,
+    /// What it would answer anyway, so much later.
+    Late(Duration),
 }
 
 impl Script {
@@ -205,6 +208,10 @@ fn serve(mut stream: &TcpStream, state: &Mutex<State>) -> Option<()> {
             return None;
         }
         Some(Script::Silent) => return Some(()),
+        Some(Script::Late(by)) => {
+            thread::sleep(by);
+            keep(&mut lock(state).values, request)
+        }
         None => keep(&mut lock(state).values, request),
     };
     let mut answer = format!("HTTP/1.1 {status} Status\r\n");

@@ -10,6 +10,7 @@ use super::*;
 struct Counting {
     inner: Arc<dyn Store>,
     bad: Option<Bytes>,
+    single: Option<usize>,
     under_way: AtomicUsize,
     most_under_way: AtomicUsize,
     most_keys: AtomicUsize,
@@ -17,9 +18,14 @@ struct Counting {
 
 impl Counting {
     fn new(bad: Option<&'static str>) -> Arc<Self> {
+        Self::over(bad, None)
+    }
+
+    fn over(bad: Option<&'static str>, single: Option<usize>) -> Arc<Self> {
         Arc::new(Self {
             inner: store::memory(),
             bad: bad.map(|bad| Bytes::from_static(bad.as_bytes())),
+            single,
             under_way: AtomicUsize::new(0),
             most_under_way: AtomicUsize::new(0),
             most_keys: AtomicUsize::new(0),
@@ -53,6 +59,10 @@ impl Store for Counting {
 
     fn ping(&self) -> store::BoxFuture<'_, Result<(), StoreError>> {
         self.inner.ping()
+    }
+
+    fn single_loads(&self) -> Option<usize> {
+        self.single
     }
 
     fn kind(&self) -> &'static str {
@@ -148,6 +158,60 @@ async fn a_store_that_is_down_fails_the_batch_and_is_asked_once() {
     assert!(reads.iter().all(|read| *read == Err("STOREDOWN unplugged".into())), "{reads:?}");
     assert_eq!((bench.loads(), bench.stats().load_errors.load(Relaxed)), (1, 10));
     assert_eq!(bench.get("r:1").await, Ok(None));
+}
+
+#[tokio::test]
+async fn a_store_without_batches_is_asked_for_single_keys() {
+    let store = Counting::over(None, Some(3));
+    let bench = bench(store.clone(), Loads { batch: 100, at_once: 10 });
+    let keys = names(50);
+    fill(&bench, &keys).await;
+    let reads = get_all(&bench, &keys).await;
+    assert!(reads.iter().zip(&keys).all(|(read, key)| *read == some(key)));
+    let most = (store.most_keys.load(Relaxed), store.most_under_way.load(Relaxed));
+    assert_eq!((most, bench.loads()), ((1, 3), 50));
+}
+
+/// SEMANTICS 2: what a run of reads has found is its answer, a failure too.
+#[tokio::test]
+async fn rule_2_a_run_of_reads_asks_for_each_key_once() {
+    let bench = bench(store::memory(), Loads { batch: 1, at_once: 10 });
+    let names = names(5);
+    fill(&bench, &names).await;
+    bench.faults.fail_next(Op::Load, 1, down());
+    let keys: Vec<_> = names.iter().map(|name| (bench.key(name), Use::Read)).collect();
+    let release = Release::default();
+    let job = Job {
+        db: 0,
+        now: NOW,
+        keys: &keys,
+        writes: false,
+        strict: false,
+        room: 0,
+        touch: true,
+        counters: &bench.counters,
+        release: &release,
+    };
+    let mut ahead = bench.cache.fetch_ahead(&job).await;
+    let mut failed = Vec::new();
+    // Two reads of each key.
+    for at in [0, 0, 1, 1, 2, 2, 3, 3, 4, 4] {
+        let mut found = None;
+        let mut run = |tx: &mut Tx<'_>| {
+            found = tx.get(keys[at].0)?.map(text);
+            Ok(())
+        };
+        let job = Job { keys: &keys[at..=at], ..job };
+        match bench.cache.go_below(&job, &mut ahead, &mut run).await {
+            Ok(()) => assert_eq!(found.as_ref(), Some(&names[at])),
+            Err(why) => failed.push((at, why.text().to_owned())),
+        }
+    }
+    assert_eq!((failed.len(), bench.loads()), (2, 5), "{failed:?}");
+    assert!(failed[0] == failed[1] && failed[0].1 == "STOREDOWN unplugged", "{failed:?}");
+    // That was for the run alone.
+    let name = &names[failed[0].0];
+    assert_eq!(bench.get(name).await, some(name));
 }
 
 /// Lets loads hang until so many wait for what others have begun.

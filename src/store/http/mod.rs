@@ -242,6 +242,10 @@ impl Store for HttpStore {
         Box::pin(self.ping_once())
     }
 
+    fn single_loads(&self) -> Option<usize> {
+        Some(self.options.pool)
+    }
+
     fn kind(&self) -> &'static str {
         "http"
     }
