@@ -207,7 +207,8 @@ settings! {
         /// with its key, its value and 200 more.
         /// 0: a quarter of `memory`, at most 1gb.
         journal_limit: u64 = 0, "journal-limit" / "", Kind::Bytes(0, SIZE_MAX), Restart;
-        /// How long a write waits for room in the journal; then it gets `-JOURNALFULL`.
+        /// How long a write waits for room in the journal; then it gets `-JOURNALFULL`, and so do those after it, at
+        /// once, until there is some room again.
         journal_wait: Duration = Duration::from_secs(5),
             "journal-wait" / "", Kind::Time(Unit::Millis, 0, INT_MAX), Live;
         /// How long a clean stop waits for the stores to take what they lack. The rest stays in the journal for

@@ -300,7 +300,8 @@ impl Journal {
     /// to wait it needs a tokio runtime with time. Hold no lock meanwhile, and only one reservation.
     ///
     /// # Errors
-    /// [`JournalError::Full`] when the time has passed; [`JournalError::TooLarge`] if there will never be so
+    /// [`JournalError::Full`] when the time has passed, or somebody has waited as long in vain and no room was
+    /// given back since; [`JournalError::TooLarge`] if there will never be so
     /// much; [`JournalError::Poisoned`] and [`JournalError::Closed`].
     pub async fn reserve(
         &self,

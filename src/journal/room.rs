@@ -1,6 +1,12 @@
 //! Room for records that the store doesn't have yet: where a writer waits, or is refused.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, TryAcquireError};
@@ -13,6 +19,8 @@ pub(super) struct Room {
     free: Semaphore,
     /// Bytes that were taken without room; what is given back goes here first.
     debt: Mutex<u64>,
+    /// How long somebody has waited in vain since something was given back, in milliseconds.
+    in_vain: AtomicU64,
 }
 
 /// Room for records to come; what isn't used is given back when it is dropped.
@@ -33,7 +41,8 @@ impl Room {
     pub fn new(limit: u64, taken: u64) -> Self {
         let limit = limit.min(Semaphore::MAX_PERMITS as u64 / 2);
         let free = limit.saturating_sub(taken) as usize;
-        Self { free: Semaphore::new(free), debt: Mutex::new(taken.saturating_sub(limit)) }
+        let debt = Mutex::new(taken.saturating_sub(limit));
+        Self { free: Semaphore::new(free), debt, in_vain: AtomicU64::new(0) }
     }
 
     /// Takes room if there is some, and nobody waits for it.
@@ -48,7 +57,8 @@ impl Room {
         }
     }
 
-    /// Waits for room.
+    /// Waits for room; not where somebody has waited as long and nothing was given back since, so that many writes
+    /// one after the other don't each wait for a store that is down.
     pub async fn take(
         self: &Arc<Self>,
         bytes: u32,
@@ -57,6 +67,10 @@ impl Room {
         if let Some(reservation) = self.try_take(bytes)? {
             return Ok(Some(reservation));
         }
+        let millis = timeout.as_millis() as u64;
+        if self.in_vain.load(Relaxed) > millis {
+            return Ok(None);
+        }
         let wait = tokio::time::timeout(timeout, self.free.acquire_many(bytes));
         match wait.await {
             Ok(Ok(permit)) => {
@@ -64,7 +78,10 @@ impl Room {
                 Ok(Some(Reservation { room: self.clone(), bytes: u64::from(bytes) }))
             }
             Ok(Err(_)) => Err(Poisoned),
-            Err(_) => Ok(None),
+            Err(_) => {
+                self.in_vain.fetch_max(millis + 1, Relaxed);
+                Ok(None)
+            }
         }
     }
 
@@ -73,6 +90,7 @@ impl Room {
         if bytes == 0 {
             return;
         }
+        self.in_vain.store(0, Relaxed);
         let mut debt = self.debt.lock();
         let paid = bytes.min(*debt);
         *debt -= paid;

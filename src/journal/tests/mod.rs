@@ -167,6 +167,9 @@ fn room_is_given_in_order_of_arrival_and_given_back() {
     let [first, ..] = ["a", "b", "c"].map(|key| write(&journal, effect(key)));
     assert_eq!(journal.try_reserve(1).unwrap_err(), JournalError::Full);
     assert_eq!(wait(journal.reserve(1, SOON)).unwrap_err(), JournalError::Full);
+    // Who comes after somebody has waited in vain is refused at once; not who has more patience.
+    let again = wait(async { futures_util::poll!(std::pin::pin!(journal.reserve(1, SOON))) });
+    assert!(matches!(again, std::task::Poll::Ready(Err(JournalError::Full))));
     let too_large = wait(journal.reserve(3 * cost + 1, LATE)).unwrap_err();
     assert_eq!(too_large, JournalError::TooLarge { bytes: 3 * cost + 1, limit: 3 * cost });
     assert!(too_large.client_error().text().starts_with("JOURNALFULL "));
