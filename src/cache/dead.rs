@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const AT_ONCE: usize = 256;
 
 /// A letter that was read, and the length of its value.
-type Read = (u64, io::Result<(Letter, usize)>);
+type ReadLetter = (u64, io::Result<(Letter, usize)>);
 
 /// What became of a dead letter that was to be tried once more.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +65,7 @@ impl Cache {
     ///
     /// # Errors
     /// If the process ends.
-    pub async fn read_dead_letters(&self, ids: &[u64]) -> io::Result<Vec<Read>> {
+    pub async fn read_dead_letters(&self, ids: &[u64]) -> io::Result<Vec<ReadLetter>> {
         let read_one = |letters: &DeadLetters, id| {
             let mut letter = letters.read(id)?;
             let value_len = letter.as_mut().map_or(0, Letter::take_value);

@@ -1,7 +1,7 @@
 //! LARDER.DEADLETTER: the changes that their store refused every time.
 //!
-//! All of them wait for files, and so run below: what would be done at once is only tried there, since a
-//! command that has to wait begins once more.
+//! All of them wait for files, and so run below. A command that has to wait begins there once more: each waits
+//! before it does anything, so that nothing is done twice.
 
 use futures_util::FutureExt;
 
