@@ -230,6 +230,29 @@ fn tables_that_are_there_are_served_through_sql() {
     expect(conn, "SET user:3 Cleo", "+OK");
 }
 
+#[test]
+fn a_key_that_does_not_fit_the_pattern_is_refused_at_the_write() {
+    let Some(postgres) = shared() else { return };
+    postgres.sql("create table fitting (id bigint primary key, name text)");
+    let sql = "pattern = 'fit:{id}'\nload = 'select name from fitting where id = :id'\n\
+               save = 'insert into fitting values (:id, :value) \
+               on conflict (id) do update set name = excluded.name'\n\
+               delete = 'delete from fitting where id = :id'";
+    for mode in ["write-through", "write-behind"] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let toml = store(&postgres, "main", sql) + &namespace("fit:", mode, "main");
+        let server = start(dir.path(), &toml);
+        let conn = &mut server.raw();
+        expect_error(conn, "SET fit: x", "STOREERR the key doesn't fit");
+        expect_error(conn, "MSET fit:1 a fit: b", "STOREERR the key doesn't fit");
+        expect(conn, "GET fit:1", "$-1");
+        expect(conn, "SET fit:2 b", "+OK");
+        expect(conn, "LARDER.FLUSH", "+OK");
+        expect(conn, "LARDER.DEADLETTER LIST", "*0");
+        assert_eq!(postgres.sql("delete from fitting returning id, name"), ["2|b"], "{mode}");
+    }
+}
+
 /// Type, a text that is stored, what comes back.
 const TYPES: &[(&str, &str, &str)] = &[
     ("text", "grüß", "grüß"),

@@ -1,16 +1,30 @@
-//! Dead letters, tried once more.
+//! Dead letters: shown, dropped, and tried once more.
+//!
+//! Each is a file, and there may be very many: the files are dealt with on the background runtime, some at
+//! a time, so that no worker waits for them.
 
-use std::{fmt, time::Duration};
+use std::{fmt, io, time::Duration};
 
 use super::{
     Cache,
     release::Release,
     tx::{Change, StagedKey},
 };
-use crate::{journal::Journal, policy::behind::Update};
+use crate::{
+    journal::Journal,
+    policy::behind::{
+        Update,
+        dead::{DeadLetters, Letter},
+    },
+};
 
 /// How long room in the journal is waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How many letters are read or removed in one go.
+const AT_ONCE: usize = 256;
+
+/// A letter that was read, and the length of its value.
+type ReadLetter = (u64, io::Result<(Letter, usize)>);
 
 /// What became of a dead letter that was to be tried once more.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +52,61 @@ impl fmt::Display for Retried {
 }
 
 impl Cache {
+    /// The numbers of all dead letters, the oldest first.
+    ///
+    /// # Errors
+    /// If their directory can't be read.
+    pub async fn dead_letter_ids(&self) -> io::Result<Vec<u64>> {
+        self.with_letters(DeadLetters::ids).await
+    }
+
+    /// Reads dead letters: each with its number, and without its value but with that one's length; or why it
+    /// can't be read. Those that are gone are left out.
+    ///
+    /// # Errors
+    /// If the process ends.
+    pub async fn read_dead_letters(&self, ids: &[u64]) -> io::Result<Vec<ReadLetter>> {
+        let read_one = |letters: &DeadLetters, id| {
+            let mut letter = letters.read(id)?;
+            let value_len = letter.as_mut().map_or(0, Letter::take_value);
+            Ok(letter.map(|letter| (letter, value_len)))
+        };
+        let mut found = Vec::new();
+        for ids in ids.chunks(AT_ONCE) {
+            let ids = ids.to_vec();
+            let read = move |letters: &DeadLetters| {
+                let read = |id| Some((id, read_one(letters, id).transpose()?));
+                Ok(ids.into_iter().filter_map(read).collect::<Vec<_>>())
+            };
+            found.extend(self.with_letters(read).await?);
+        }
+        Ok(found)
+    }
+
+    /// Forgets dead letters; says how many of these there were.
+    ///
+    /// # Errors
+    /// If one can't be removed; others may be gone.
+    pub async fn drop_dead_letters(&self, ids: &[u64]) -> io::Result<usize> {
+        let mut count = 0;
+        for ids in ids.chunks(AT_ONCE) {
+            let ids = ids.to_vec();
+            count += self.with_letters(move |letters| letters.remove_all(&ids)).await?;
+        }
+        Ok(count)
+    }
+
+    /// Does something with the files of the letters, if there may be any.
+    async fn with_letters<T: Default + Send + 'static>(
+        &self,
+        act: impl FnOnce(&DeadLetters) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let Some(behind) = self.policies().behind() else { return Ok(T::default()) };
+        let letters = behind.dead_letters().clone();
+        let acting = self.0.runtime().spawn_blocking(move || act(&letters));
+        acting.await.map_err(io::Error::other)?
+    }
+
     /// Takes a dead letter up again, if what the store has is still older (SEMANTICS 17).
     pub async fn retry_dead_letter(&self, id: u64) -> Retried {
         self.try_retry(id).await.unwrap_or_else(Retried::Failed)
@@ -45,9 +114,10 @@ impl Cache {
 
     async fn try_retry(&self, id: u64) -> Result<Retried, String> {
         let Some(behind) = self.policies().behind() else { return Ok(Retried::Unknown) };
-        let letters = behind.dead_letters();
-        let letter = letters.read(id).map_err(|why| why.to_string())?;
-        let Some(letter) = letter else { return Ok(Retried::Unknown) };
+        let letter = self.with_letters(move |letters| letters.read(id)).await;
+        let Some(letter) = letter.map_err(|why| why.to_string())? else {
+            return Ok(Retried::Unknown);
+        };
         let (db, key) = (usize::from(letter.db), letter.key);
         let namespace = self.policies().of(db, &key);
         let found = namespace.and_then(|found| Some((found.line.as_ref()?, found.store.as_ref()?)));
@@ -82,7 +152,8 @@ impl Cache {
             self.released(&release).await.map_err(|why| why.text().to_owned())?;
             queued
         };
-        letters.remove(id).map_err(|why| why.to_string())?;
+        let removed = self.with_letters(move |letters| letters.remove(id)).await;
+        removed.map_err(|why| why.to_string())?;
         Ok(retried)
     }
 }

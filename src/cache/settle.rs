@@ -118,6 +118,7 @@ impl Cache {
         let Staging { changes, mut room, .. } = staging;
         let Some(turn) = turn.filter(|_| !changes.is_empty()) else { return Ok(()) };
         let mut staged = last_of_each_key(changes);
+        self.0.check_behind(&staged)?;
         let Some(order) = self.0.order(&staged)? else {
             return self.0.publish(staged, room.as_mut(), release);
         };
@@ -248,6 +249,20 @@ impl Inner {
         Ok(order.map(|(_, order)| order))
     }
 
+    /// Refuses keys that are written behind to a store that has no place for them: the store would refuse
+    /// them every time (SEMANTICS 17). Nothing has changed by then.
+    fn check_behind(&self, staged: &[Change]) -> Result<(), ClientError> {
+        for change in staged {
+            let Some(namespace) = self.policies.of(change.db, &change.key) else { continue };
+            if let (Some(_), Some((_, store))) = (&namespace.line, &namespace.store)
+                && !is_for_cache(namespace, change)
+            {
+                store.part(&change.key).map_err(|error| error.client_error())?;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether a change has to go to a store before it is seen: its namespace writes through, and there is
     /// something in it for the store.
     fn is_in_order(&self, change: &Change) -> bool {
@@ -285,6 +300,7 @@ impl Inner {
         let job = tx.job();
         if let Some(room) = room {
             let staged = last_of_each_key(tx.take_staged());
+            self.check_behind(&staged)?;
             self.publish_in(tx, staged, true, Some(room), job.release)?;
         }
         if behind.syncs_first() {

@@ -1,4 +1,7 @@
 //! LARDER.DEADLETTER: the changes that their store refused every time.
+//!
+//! All of them wait for files, and so run below. A command that has to wait begins there once more: each waits
+//! before it does anything, so that nothing is done twice.
 
 use futures_util::FutureExt;
 
@@ -34,7 +37,7 @@ pub const ROWS: &[Row] = &[Row {
         Row {
             name: "drop",
             arity: -3,
-            run: Run::Session(drop_some),
+            run: Run::Waiting(|session, args, reply| drop_some(session, args, reply).boxed_local()),
             summary: "Forgets dead letters, these or all; returns how many there were.",
             syntax: "<id [id ...] | ALL>",
             ..COMMAND
@@ -43,7 +46,7 @@ pub const ROWS: &[Row] = &[Row {
         Row {
             name: "list",
             arity: -2,
-            run: Run::Session(list),
+            run: Run::Waiting(|session, args, reply| list(session, args, reply).boxed_local()),
             summary: "Shows dead letters, the oldest first: id, time, database, key, what was to happen, \
                       how often it was tried and why it was refused.",
             syntax: "[count]",
@@ -85,34 +88,32 @@ fn broken(why: &std::io::Error) -> ClientError {
     ClientError::from(format!("ERR the dead letters: {why}"))
 }
 
-/// The letters that the arguments name.
-fn named(cache: &Cache, args: Args<'_>) -> Result<Vec<u64>, Stop> {
+/// The letters that the arguments name. Waits, so that what follows is done below, and once.
+async fn named(cache: &Cache, args: Args<'_>) -> Result<Vec<u64>, Stop> {
+    tokio::task::yield_now().await;
     if args.len() == 3 && args.get(2).eq_ignore_ascii_case(b"all") {
-        return all(cache);
+        return Ok(cache.dead_letter_ids().await.map_err(|why| broken(&why))?);
     }
     (2..args.len())
         .map(|at| Ok(u64::try_from(args.integer(at)?).map_err(|_| ClientError::NOT_INTEGER)?))
         .collect()
 }
 
-fn all(cache: &Cache) -> Result<Vec<u64>, Stop> {
-    let Some(behind) = cache.policies().behind() else { return Ok(Vec::new()) };
-    Ok(behind.dead_letters().ids().map_err(|why| broken(&why))?)
-}
-
-fn list(session: &mut Session, args: Args<'_>, reply: &mut Reply<'_>) -> Result<(), Stop> {
+async fn list(session: &mut Session, args: Args<'_>, reply: &mut Reply<'_>) -> Result<(), Stop> {
     let most = match args.len() {
         2 => SHOWN,
         _ => usize::try_from(args.integer(2)?).map_err(|_| ClientError::NOT_INTEGER)?,
     };
+    tokio::task::yield_now().await;
     let cache = &session.shared.cache;
-    let (deferred, mut count) = (reply.array_deferred(), 0);
-    for id in all(cache)?.into_iter().take(most) {
-        let Some(behind) = cache.policies().behind() else { break };
+    let mut ids = cache.dead_letter_ids().await.map_err(|why| broken(&why))?;
+    ids.truncate(most);
+    let letters = cache.read_dead_letters(&ids).await.map_err(|why| broken(&why))?;
+    reply.array(letters.len());
+    for (id, letter) in letters {
         // One that is damaged is shown as such: it can be dropped.
-        match behind.dead_letters().read(id) {
-            Ok(None) => continue,
-            Ok(Some(letter)) => show(&letter, reply),
+        match letter {
+            Ok((letter, value_len)) => show(&letter, value_len, reply),
             Err(why) => {
                 reply.map(2);
                 reply.bulk(b"id");
@@ -121,16 +122,14 @@ fn list(session: &mut Session, args: Args<'_>, reply: &mut Reply<'_>) -> Result<
                 reply.bulk(why.to_string().as_bytes());
             }
         }
-        count += 1;
     }
-    reply.finish(deferred, count);
     Ok(())
 }
 
-fn show(letter: &Letter, reply: &mut Reply<'_>) {
-    let (change, value_len) = match &letter.change {
-        Change::Put(record) => ("put", record.value.len()),
-        Change::Delete { .. } => ("delete", 0),
+fn show(letter: &Letter, value_len: usize, reply: &mut Reply<'_>) {
+    let change = match &letter.change {
+        Change::Put(_) => "put",
+        Change::Delete { .. } => "delete",
     };
     reply.map(FIELDS);
     for (name, number) in [
@@ -153,20 +152,21 @@ fn show(letter: &Letter, reply: &mut Reply<'_>) {
     }
 }
 
-fn drop_some(session: &mut Session, args: Args<'_>, reply: &mut Reply<'_>) -> Result<(), Stop> {
+async fn drop_some(
+    session: &mut Session,
+    args: Args<'_>,
+    reply: &mut Reply<'_>,
+) -> Result<(), Stop> {
     let cache = &session.shared.cache;
-    let mut count = 0;
-    for id in named(cache, args)? {
-        let Some(behind) = cache.policies().behind() else { break };
-        count += i64::from(behind.dead_letters().remove(id).map_err(|why| broken(&why))?);
-    }
-    reply.integer(count);
+    let ids = named(cache, args).await?;
+    let count = cache.drop_dead_letters(&ids).await.map_err(|why| broken(&why))?;
+    reply.integer(count as i64);
     Ok(())
 }
 
 async fn retry(session: &mut Session, args: Args<'_>, reply: &mut Reply<'_>) -> Result<(), Stop> {
     let cache = &session.shared.cache;
-    let ids = named(cache, args)?;
+    let ids = named(cache, args).await?;
     reply.array(ids.len());
     for id in ids {
         let retried = cache.retry_dead_letter(id).await;

@@ -6,7 +6,7 @@
 //!
 //! [`Regular`] faults come by themselves: with them an application can be tried on a store that fails.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -106,7 +106,7 @@ struct State {
     regular: Regular,
     loaded: Vec<Bytes>,
     applied: Vec<Bytes>,
-    refused: Vec<Bytes>,
+    refused: HashSet<Bytes>,
 }
 
 #[derive(Default)]
@@ -144,7 +144,7 @@ impl Faults {
 
     /// Changes of this key are refused until [`Faults::clear`], and with them all of their call.
     pub fn refuse(&self, key: &[u8]) {
-        self.0.state.lock().refused.push(Bytes::copy_from_slice(key));
+        self.0.state.lock().refused.insert(Bytes::copy_from_slice(key));
     }
 
     /// No call fails any more, none is delayed, and those that hang go on.

@@ -23,7 +23,10 @@ use std::{
     fs, io,
     io::Write as _,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use bytes::Bytes;
@@ -67,11 +70,22 @@ pub struct Letter {
     pub change: Change,
 }
 
-/// The changes that were given up.
-#[derive(Debug)]
+impl Letter {
+    /// Takes its value out, which may be long; says how long it was.
+    pub fn take_value(&mut self) -> usize {
+        match &mut self.change {
+            Change::Put(record) => std::mem::take(&mut record.value).len(),
+            Change::Delete { .. } => 0,
+        }
+    }
+}
+
+/// The changes that were given up; clones are the same. What reads or writes files here blocks: with many
+/// letters for long.
+#[derive(Clone, Debug)]
 pub struct DeadLetters {
     dir: PathBuf,
-    count: AtomicUsize,
+    count: Arc<AtomicUsize>,
 }
 
 impl DeadLetters {
@@ -82,7 +96,7 @@ impl DeadLetters {
     pub fn open(dir: impl Into<PathBuf>) -> Result<Self, Error> {
         let dir = dir.into();
         let count = ids(&dir).map_err(|why| Error::DataDir(dir.clone(), why.to_string()))?.len();
-        Ok(Self { dir, count: AtomicUsize::new(count) })
+        Ok(Self { dir, count: Arc::new(AtomicUsize::new(count)) })
     }
 
     /// How many there are.
@@ -122,16 +136,30 @@ impl DeadLetters {
     /// # Errors
     /// If it can't be removed.
     pub fn remove(&self, id: u64) -> io::Result<bool> {
-        match fs::remove_file(self.path(id)) {
+        Ok(self.remove_all(&[id])? > 0)
+    }
+
+    /// Removes these; says how many of them were there.
+    ///
+    /// # Errors
+    /// If one can't be removed; those before it are gone.
+    pub fn remove_all(&self, ids: &[u64]) -> io::Result<usize> {
+        let mut removed = 0;
+        let mut remove = |id: u64| match fs::remove_file(self.path(id)) {
             Ok(()) => {
                 let less = |count: usize| Some(count.saturating_sub(1));
                 let _ = self.count.fetch_update(Relaxed, Relaxed, less);
-                sync_dir(&self.dir)?;
-                Ok(true)
+                removed += 1;
+                Ok(())
             }
-            Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(why) => Err(why),
+        };
+        let result = ids.iter().try_for_each(|id| remove(*id));
+        if removed > 0 {
+            sync_dir(&self.dir)?;
         }
+        result.map(|()| removed)
     }
 
     /// Keeps one more, durably.
@@ -286,6 +314,8 @@ mod tests {
         assert_eq!(letters.read(2).expect("readable"), Some(delete));
         assert!(letters.remove(2).expect("removed") && !letters.remove(2).expect("gone"));
         assert_eq!((letters.len(), letters.read(2).expect("no error")), (1, None));
+        assert_eq!(letters.remove_all(&[2, 12, 13]).expect("removed"), 1);
+        assert!(letters.is_empty() && letters.ids().expect("readable").is_empty());
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The flusher of one lane: takes what is due, brings it to the store, and again.
 //!
 //! What the store fails (it is down, or nobody knows) is tried again with growing pauses, for ever: the
-//! journal keeps it. What the store *refuses* is asked for in halves, until the refused keys are alone;
-//! those are tried again apart from the others, and given up after `tries` (SEMANTICS 17).
+//! journal keeps it. What the store *refuses* waits apart and is asked for in smaller and smaller pieces, until
+//! the refused keys are alone; those are tried again, and given up after `tries` (SEMANTICS 17). Each such call
+//! goes between two of the others, so that bad keys hold up nobody for long, however many they are.
 //!
 //! What the store *passes over*, since it has a newer version, isn't stored (SEMANTICS 14). Changes of a key
 //! reach the store in order, so that version isn't of this line: the newest value goes into the journal and
@@ -132,7 +133,7 @@ impl Line {
             part.lane.lock().put_back(&batch);
             return Err(Failed::Journal);
         }
-        // What one call takes, and halves of what was refused; the first on top.
+        // What one call takes.
         let mut left = self.split_by_part(batch);
         let mut has_conflicts = false;
         while let Some(batch) = left.pop() {
@@ -145,9 +146,9 @@ impl Line {
                     Err(_) => Failed::Journal,
                 },
                 Err(StoreError::Refused(why)) => {
-                    match split(batch) {
-                        Ok((first, second)) => left.extend([second, first]),
-                        Err(batch) => self.refused(part, batch, &why).await,
+                    match batch.len() {
+                        0 | 1 => self.refused(part, batch, &why).await,
+                        _ => part.lane.lock().set_apart(&batch),
                     }
                     continue;
                 }
@@ -171,8 +172,10 @@ impl Line {
         // A key that is in no part is refused alone.
         let part_of = |key: &[u8]| self.store.part(key).ok();
         let mut parts: HashMap<Option<u32>, Batch> = HashMap::new();
+        let waited = batch.waited;
+        let empty = || Batch { waited, ..Batch::default() };
         for (change, place) in batch.changes.into_iter().zip(batch.places) {
-            parts.entry(part_of(&change.0)).or_default().push(change, place);
+            parts.entry(part_of(&change.0)).or_insert_with(empty).push(change, place);
         }
         parts.into_values().collect()
     }
@@ -283,11 +286,15 @@ impl Line {
     }
 
     fn give_up(&self, part: &Part, key: &Bytes, (number, position): (Number, Position), why: &str) {
-        let shown = String::from_utf8_lossy(key).escape_debug().to_string();
-        tracing::error!(
-            "the store refuses what was written to key \"{shown}\": {why}; it is kept as a dead letter"
-        );
-        self.counters.dead_letters.fetch_add(1, Relaxed);
+        let count = self.counters.dead_letters.fetch_add(1, Relaxed) + 1;
+        // Of many only some are told: each is in its file.
+        if count.is_power_of_two() {
+            let shown = String::from_utf8_lossy(key).escape_debug().to_string();
+            tracing::error!(
+                "the store refuses what was written to key \"{shown}\": {why}; it is kept as a dead \
+                 letter ({count} so far)"
+            );
+        }
         let mut lane = part.lane.lock();
         let before = lane.bytes();
         let was_newest = lane.position(number) == Some(position);
@@ -300,15 +307,6 @@ impl Line {
             above.forget(usize::from(self.db), key);
         }
     }
-}
-
-/// The halves of a batch; itself, if it has only one key.
-fn split(mut batch: Batch) -> Result<(Batch, Batch), Batch> {
-    if batch.len() < 2 {
-        return Err(batch);
-    }
-    let second = batch.split_off(batch.len() / 2);
-    Ok((batch, second))
 }
 
 #[cfg(test)]

@@ -12,7 +12,10 @@
 //! ```
 //!
 //! A key flies at most once at a time, so its changes reach the store in order; what comes meanwhile waits,
-//! and of several the newest counts. One that the store refuses waits apart from the others.
+//! and of several the newest counts.
+//!
+//! What the store refuses waits apart from the others: a batch as its pieces, a key that was refused alone
+//! until its time comes. However much that is, it takes one call between two batches of the others.
 
 use std::{
     cmp::Reverse,
@@ -37,6 +40,16 @@ pub(super) const OVERHEAD: usize = Journal::cost(0, 0) as usize;
 
 /// By this part of the delay a change may go earlier, with one that is due.
 const ALONG: u32 = 8;
+
+/// Into how many pieces a refused batch is cut. Two would find one bad key among many in fewer calls; where
+/// most are bad, more pieces need about half as many.
+const PIECES: usize = 8;
+
+/// Of the calls for what waits apart, every so manieth is for the oldest piece: the others go from the newest
+/// on, so that what was written behind many bad keys doesn't wait for all of them.
+const FOR_OLDEST: u32 = 4;
+/// And every so manieth for a key that was refused alone before.
+const FOR_ALONE: u32 = 16;
 
 /// Where a dirty key is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +93,19 @@ pub(super) type Number = usize;
 pub(super) struct Batch {
     pub changes: Vec<(Bytes, Change)>,
     pub places: Vec<(Number, Position)>,
+    pub waited: Waited,
+}
+
+/// Where the keys of a batch have waited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Waited {
+    /// With all others.
+    #[default]
+    Queue,
+    /// Apart, as the oldest piece of what was refused.
+    Oldest,
+    /// Apart, as the newest piece, or alone.
+    Newest,
 }
 
 impl Batch {
@@ -95,12 +121,7 @@ impl Batch {
     /// Takes one out; the last gets its place.
     pub(super) fn swap_remove(&mut self, at: usize) -> Self {
         let (changes, places) = (self.changes.swap_remove(at), self.places.swap_remove(at));
-        Self { changes: vec![changes], places: vec![places] }
-    }
-
-    /// The last of them, from this one on.
-    pub(super) fn split_off(&mut self, at: usize) -> Self {
-        Self { changes: self.changes.split_off(at), places: self.places.split_off(at) }
+        Self { changes: vec![changes], places: vec![places], waited: self.waited }
     }
 }
 
@@ -130,8 +151,13 @@ pub(super) struct Lane {
     numbers: HashTable<Number>,
     /// The waiting keys, those that are dirty for longest first.
     queue: VecDeque<Number>,
-    /// Refused ones, with the time when they are tried again.
+    /// Pieces of refused batches, the newest last: each holds keys that are good or bad.
+    pieces: VecDeque<Vec<Number>>,
+    /// Keys that were refused alone, with the time when they are tried again.
     later: BinaryHeap<Reverse<(Instant, Number)>>,
+    /// How often something that waits apart has had its turn, and whether it had the last one.
+    apart: u32,
+    was_apart: bool,
     bytes: usize,
     /// Since when the oldest of those that fly is dirty.
     flying: Option<Instant>,
@@ -160,9 +186,10 @@ impl Lane {
     /// Since when the oldest change is here.
     pub(super) fn oldest(&self) -> Option<Instant> {
         let front = self.queue.front().and_then(|number| self.dirty.get(*number));
-        // Those that wait apart are few.
-        let later = self.later.iter().filter_map(|Reverse((_, number))| self.dirty.get(*number));
-        front.into_iter().chain(later).map(|dirty| dirty.since.at).chain(self.flying).min()
+        let alone = self.later.iter().map(|Reverse((_, number))| number);
+        let apart = alone.chain(self.pieces.iter().flatten());
+        let apart = apart.filter_map(|number| self.dirty.get(*number));
+        front.into_iter().chain(apart).map(|dirty| dirty.since.at).chain(self.flying).min()
     }
 
     /// The number of a key, if it is dirty.
@@ -233,49 +260,74 @@ impl Lane {
         dirty.is_some_and(|dirty| version <= dirty.yields_to)
     }
 
-    /// What is due: those that are old enough, or were here before epoch `hurry`. All of it flies from
-    /// here on. What is past its deadline goes as a delete (SEMANTICS 12).
+    /// What is due: those that are old enough, or were here before epoch `hurry`; and in turns with them
+    /// what waits apart. All of it flies from here on. What is past its deadline goes as a delete
+    /// (SEMANTICS 12).
     pub(super) fn take(&mut self, terms: &Terms, hurry: u64, at: Instant, now: u64) -> Due {
+        let mut waiting = self.front_due(terms, hurry);
+        let is_due = waiting.is_some_and(|due| due <= at);
+        let apart = if self.was_apart && is_due { None } else { self.take_apart(at) };
+        self.was_apart = apart.is_some();
         let mut batch = Batch::default();
-        let (mut bytes, mut next) = (0, None);
+        if let Some((waited, numbers)) = apart {
+            batch.waited = waited;
+            for number in numbers {
+                self.fly(&mut batch, number, now);
+            }
+            return Due::Now(batch);
+        }
         // One that is due takes those along that soon will be: else each would go alone, when its time comes.
-        let soon = at + terms.delay / ALONG;
+        let (mut bytes, soon) = (0, at + terms.delay / ALONG);
         while batch.len() < terms.batch && bytes < terms.bytes {
-            let refused = self.later.peek().map(|Reverse((due, _))| *due);
-            let front = self.queue.front().and_then(|number| self.dirty.get(*number));
-            let waiting = front.map(|dirty| {
-                let is_urgent = dirty.since.epoch < hurry;
-                if is_urgent { dirty.since.at } else { dirty.since.at + terms.delay }
-            });
-            // Refused ones go alone: the others must not be refused with them.
-            let number = match (waiting, refused) {
-                (_, Some(due)) if due <= at && batch.len() == 0 => {
-                    self.later.pop().map(|Reverse((_, number))| number)
-                }
-                (Some(due), _) if due <= if batch.len() == 0 { at } else { soon } => {
-                    self.queue.pop_front()
-                }
-                (waiting, refused) => {
-                    next = waiting.into_iter().chain(refused).min();
-                    None
-                }
-            };
-            let Some(number) = number else { break };
-            let Some(dirty) = self.dirty.get_mut(number) else { continue };
-            let since = dirty.since.at;
-            self.flying = Some(self.flying.map_or(since, |oldest| oldest.min(since)));
-            dirty.place = Place::Flying;
-            bytes += cost(&dirty.update);
-            batch.push(dirty.update.change(now), (number, dirty.position));
-            if dirty.refusals > 0 {
+            waiting = self.front_due(terms, hurry);
+            let until = if batch.len() == 0 { at } else { soon };
+            if waiting.is_none_or(|due| due > until) {
                 break;
             }
+            let Some(number) = self.queue.pop_front() else { break };
+            bytes += self.fly(&mut batch, number, now);
         }
-        match next {
+        let refused = self.later.peek().map(|Reverse((due, _))| *due);
+        match waiting.into_iter().chain(refused).min() {
             _ if batch.len() > 0 => Due::Now(batch),
             Some(at) => Due::At(at),
             None => Due::Idle,
         }
+    }
+
+    /// When the first of the queue is due.
+    fn front_due(&self, terms: &Terms, hurry: u64) -> Option<Instant> {
+        let since = self.dirty.get(*self.queue.front()?)?.since;
+        Some(if since.epoch < hurry { since.at } else { since.at + terms.delay })
+    }
+
+    /// What is next of those that wait apart, and due.
+    fn take_apart(&mut self, at: Instant) -> Option<(Waited, Vec<Number>)> {
+        let alone = self.later.peek().filter(|Reverse((due, _))| *due <= at);
+        if alone.is_none() && self.pieces.is_empty() {
+            return None;
+        }
+        self.apart = self.apart.wrapping_add(1);
+        if alone.is_some()
+            && (self.pieces.is_empty() || self.apart.is_multiple_of(FOR_ALONE))
+            && let Some(Reverse((_, number))) = self.later.pop()
+        {
+            return Some((Waited::Newest, vec![number]));
+        }
+        if self.apart.is_multiple_of(FOR_OLDEST) {
+            return Some((Waited::Oldest, self.pieces.pop_front()?));
+        }
+        Some((Waited::Newest, self.pieces.pop_back()?))
+    }
+
+    /// A key's change flies with a batch; says what it takes, in bytes.
+    fn fly(&mut self, batch: &mut Batch, number: Number, now: u64) -> usize {
+        let Some(dirty) = self.dirty.get_mut(number) else { return 0 };
+        let since = dirty.since.at;
+        self.flying = Some(self.flying.map_or(since, |oldest| oldest.min(since)));
+        dirty.place = Place::Flying;
+        batch.push(dirty.update.change(now), (number, dirty.position));
+        cost(&dirty.update)
     }
 
     /// Nothing flies any more: a batch has landed, whole or in parts.
@@ -306,14 +358,36 @@ impl Lane {
         landed
     }
 
-    /// The store doesn't have a batch: it waits again, before the others.
+    /// The store doesn't have a batch: it waits again, before the others, or where it has waited.
     pub(super) fn put_back(&mut self, batch: &Batch) {
-        for (number, _) in batch.places.iter().rev() {
+        let numbers = self.wait(batch);
+        match batch.waited {
+            Waited::Queue => numbers.iter().rev().for_each(|number| self.queue.push_front(*number)),
+            Waited::Oldest => self.pieces.push_front(numbers),
+            Waited::Newest => self.pieces.push_back(numbers),
+        }
+    }
+
+    /// The store has refused a batch of several keys: it waits apart, in pieces.
+    pub(super) fn set_apart(&mut self, batch: &Batch) {
+        let numbers = self.wait(batch);
+        let pieces = numbers.chunks(numbers.len().div_ceil(PIECES).max(1)).map(<[_]>::to_vec);
+        match batch.waited {
+            Waited::Oldest => pieces.rev().for_each(|piece| self.pieces.push_front(piece)),
+            Waited::Queue | Waited::Newest => self.pieces.extend(pieces),
+        }
+    }
+
+    /// The keys of a batch, which flies no more.
+    fn wait(&mut self, batch: &Batch) -> Vec<Number> {
+        let mut numbers = Vec::with_capacity(batch.len());
+        for (number, _) in &batch.places {
             if let Some(dirty) = self.dirty.get_mut(*number) {
                 (dirty.place, dirty.since_next) = (Place::Waiting, None);
-                self.queue.push_front(*number);
+                numbers.push(*number);
             }
         }
+        numbers
     }
 
     /// The store has refused a key's change; says how often by now, or `None` if there is a newer one,

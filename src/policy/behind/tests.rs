@@ -237,6 +237,77 @@ async fn a_change_that_is_always_refused_becomes_a_dead_letter_and_blocks_nobody
     assert_eq!(bench.stored("k-poison").await, Some("good".into()));
 }
 
+/// A bench with one lane, before which many keys wait: `bad` of them are refused, in front of the others.
+async fn crowded(tries: u32, bad: u64, good: u64) -> Bench {
+    let bench = Bench::new(Settings { tries, partitions: 1, ..settings(0) });
+    bench.faults.hold(Op::Apply);
+    for number in 0..bad + good {
+        let key =
+            if number < bad { format!("k-bad{number}") } else { format!("k{}", number - bad) };
+        if number < bad {
+            bench.faults.refuse(key.as_bytes());
+        }
+        bench.put(&key, "v", number + 1).await;
+    }
+    bench.faults.release(Op::Apply);
+    bench
+}
+
+#[tokio::test]
+async fn many_refused_keys_hold_up_what_is_behind_them_for_few_calls() {
+    let bench = crowded(3, 5_000, 1).await;
+    let stored = async |key: &str| {
+        while bench.stored(key).await.is_none() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, stored("k0")).await.expect("in time");
+    // It was in one batch with bad ones: about a call for each of those, and for what they were in.
+    let calls = bench.faults.calls(Op::Apply);
+    assert!(calls < 1_000, "{calls} calls");
+    // What comes now waits for one call at a time. They are slow enough to be counted.
+    bench.faults.delay(Op::Apply, Duration::from_millis(10));
+    for number in 1..10 {
+        let (key, before) = (format!("k{number}"), bench.faults.calls(Op::Apply));
+        bench.put(&key, "v", 10_000 + number).await;
+        tokio::time::timeout(PATIENCE, stored(&key)).await.expect("in time");
+        let calls = bench.faults.calls(Op::Apply) - before;
+        assert!(calls < 6, "{calls} calls");
+    }
+    assert!(bench.line().backlog().records > 1_000, "most of them still wait");
+}
+
+#[tokio::test]
+async fn a_few_refused_keys_are_found_in_few_calls_and_a_flush_waits_for_them() {
+    let bench = crowded(1, 2, 2_000).await;
+    bench.flush().await;
+    assert_eq!(bench.line().backlog(), Backlog::default());
+    for number in [0, 1, 700, 1_999] {
+        assert_eq!(bench.stored(&format!("k{number}")).await, Some("v".into()));
+    }
+    assert_eq!(bench.line().counters().dead_letters.load(Relaxed), 2);
+    let calls = bench.faults.calls(Op::Apply);
+    assert!(calls < 60, "{calls} calls");
+    assert_eq!((bench.behind().bytes(), bench.line().backlog().bytes), (0, 0));
+}
+
+#[tokio::test]
+async fn a_key_that_waits_apart_is_stored_as_it_is_by_then_and_after_a_failure() {
+    let bench = crowded(2, 3, 3).await;
+    bench.faults.fail_nth(Op::Apply, 4, down());
+    bench.faults.fail_nth(Op::Apply, 6, down());
+    for number in 0..3 {
+        bench.put(&format!("k{number}"), "newer", 100 + number).await;
+    }
+    bench.flush().await;
+    for number in 0..3 {
+        assert_eq!(bench.stored(&format!("k{number}")).await, Some("newer".into()));
+    }
+    assert_eq!(bench.line().counters().dead_letters.load(Relaxed), 3);
+    assert_eq!(bench.behind().bytes(), 0);
+    assert_eq!(bench.line().backlog(), Backlog::default());
+}
+
 #[tokio::test]
 async fn what_was_not_stored_is_taken_up_at_the_next_start() {
     let bench = Bench::new(settings(3_600_000));

@@ -61,6 +61,11 @@ impl RowStore {
         Self { link, statements, load_text }
     }
 
+    fn parts_of<'k>(&self, key: &'k [u8]) -> Result<Vec<&'k [u8]>, StoreError> {
+        let stray = || StoreError::Refused("the key doesn't fit the store's `pattern`".into());
+        self.statements.pattern.parts_of(key).ok_or_else(stray)
+    }
+
     /// The parameters of a statement for a key, and for a change if there is one.
     fn parameters<'a>(
         &self,
@@ -68,9 +73,7 @@ impl RowStore {
         key: &'a Bytes,
         change: Option<&'a Change>,
     ) -> Result<Vec<Parameter<'a>>, StoreError> {
-        let parts = self.statements.pattern.parts_of(key);
-        let stray = || StoreError::Refused("the key doesn't fit the store's `pattern`".into());
-        let parts = parts.ok_or_else(stray)?;
+        let parts = self.parts_of(key)?;
         let record = match change {
             Some(Change::Put(record)) => Some(record),
             _ => None,
@@ -241,6 +244,11 @@ impl Store for RowStore {
 
     fn kind(&self) -> &'static str {
         "postgres"
+    }
+
+    /// What doesn't fit the pattern is in no part.
+    fn part(&self, key: &[u8]) -> Result<u32, StoreError> {
+        self.parts_of(key).map(|_| 0)
     }
 
     fn lag(&self) -> BoxFuture<'_, Option<Duration>> {
