@@ -207,7 +207,8 @@ impl Server {
 fn end_workers(workers: Vec<Worker>, started: Instant, limit: Duration) -> bool {
     workers.iter().for_each(|worker| worker.post.send(Message::Drain(limit)));
     let join = |worker: Worker| worker.join(limit.saturating_sub(started.elapsed()) + LAST_SECOND);
-    workers.into_iter().map(join).fold(true, |all, has_ended| all && has_ended)
+    let have_ended: Vec<bool> = workers.into_iter().map(join).collect();
+    have_ended.into_iter().all(|has_ended| has_ended)
 }
 
 /// Closes the disk tier and brings memory to disk, if that is wanted.
