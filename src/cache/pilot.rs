@@ -67,7 +67,7 @@ impl Pilot {
     fn end_on_disk(mut self, from_disk: Result<Found, FetchError>) {
         self.flight.is_on_disk.store(false, Relaxed);
         self.is_settled = true;
-        self.flight.landing.land(from_disk);
+        self.hand_over(from_disk);
     }
 
     /// Asks the store for the key. The limit counts from here, however long the load waits for others.
@@ -108,7 +108,7 @@ impl Pilot {
     fn land_unflushed(mut self, at: usize, record: Option<Record>, known: Known) {
         self.is_settled = true;
         let entry = self.take_in(at, record, known);
-        self.flight.landing.land(Ok(Found { entry, known }));
+        self.hand_over(Ok(Found { entry, known }));
     }
 
     /// Ends the flight with what the store said.
@@ -134,7 +134,20 @@ impl Pilot {
         if !self.is_settled {
             self.let_rest();
         }
-        self.flight.landing.land(result);
+        self.hand_over(result);
+    }
+
+    /// Hands what was found to those who wait, and to nobody who asks from here on: it may be good only for
+    /// those who have asked before.
+    fn hand_over(&self, found: Result<Found, FetchError>) {
+        self.leave();
+        self.flight.landing.land(found);
+    }
+
+    /// Is the flight no more that those join who ask for the key.
+    fn leave(&self) {
+        let (place, ticket) = ((self.db, self.key.clone()), self.flight.ticket);
+        self.cache.flights.0.remove_if(&place, |_, flight| flight.ticket == ticket);
     }
 
     /// Installs what came, if no write has overtaken it, and hands it to those who wait.
@@ -208,10 +221,8 @@ impl Drop for Pilot {
         if !self.is_settled {
             self.let_rest();
         }
-        let ticket = self.flight.ticket;
-        self.cache.memory.release(self.hash, ticket);
-        let place = (self.db, self.key.clone());
-        self.cache.flights.0.remove_if(&place, |_, flight| flight.ticket == ticket);
+        self.cache.memory.release(self.hash, self.flight.ticket);
+        self.leave();
         self.flight.landing.lose();
     }
 }
