@@ -235,7 +235,8 @@ fn row_8_cache_aside() {
     // Hits times the mean time of a load.
     let saved: f64 =
         figure(conn, "namespaces", "prefix=product:", "seconds_saved").parse().unwrap();
-    assert!(saved >= 3.0 * delay.as_secs_f64(), "{saved}");
+    // It is shown in hundredths.
+    assert!(saved + 0.005 >= 3.0 * delay.as_secs_f64(), "{saved}");
     // A shorter time for what comes from now on; nobody asks for it again, and it goes.
     for prefix in ["aside:", "product:"] {
         check(conn, vec![(&format!("LARDER.NAMESPACE SET {prefix} ttl 100ms"), ok())]);
