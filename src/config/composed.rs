@@ -134,7 +134,7 @@ pub static COMPOSED_KEYS: &[TableKey] = &[
         "fail-every",
         Kind::Integer(1, i64::MAX),
         "never",
-        "`faulty`: every so manieth load and every so manieth write fails.",
+        "`faulty`: each n-th load and each n-th write fails.",
     ),
     key(
         "fail-percent",
@@ -152,7 +152,7 @@ pub static COMPOSED_KEYS: &[TableKey] = &[
         "hang-every",
         Kind::Integer(1, i64::MAX),
         "never",
-        "`faulty`: every so manieth load and write hangs, and is never done.",
+        "`faulty`: each n-th load and each n-th write hangs, and is never done.",
     ),
     key(
         "hang-for",

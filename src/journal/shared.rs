@@ -226,11 +226,16 @@ impl Shared {
         pending.failed.is_none().then_some(!pending.closed)
     }
 
-    /// Takes all that there is to write, in exchange for a batch that is done. Says which ceiling is asked for.
-    pub fn take(&self, batch: &mut Batch) -> u64 {
+    /// Takes all that there is to write, in exchange for a batch that is done. Says which ceiling is asked for,
+    /// or `None` if the journal has failed: then nobody knows what the file has, and nothing more goes into it.
+    pub fn take(&self, batch: &mut Batch) -> Option<u64> {
+        let mut pending = self.pending.lock();
+        if pending.failed.is_some() {
+            return None;
+        }
         batch.clear();
-        mem::swap(batch, &mut self.pending.lock().batch);
-        self.wanted.load(Relaxed)
+        mem::swap(batch, &mut pending.batch);
+        Some(self.wanted.load(Relaxed))
     }
 
     /// Nothing is taken in any more; what was is still written.

@@ -38,13 +38,13 @@ pub fn faulty(inner: Arc<dyn Store>) -> (Arc<dyn Store>, Faults) {
 /// run. 0 is never.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Regular {
-    /// Every so manieth call fails, and doesn't reach the store.
+    /// Each n-th call fails, and doesn't reach the store.
     pub fail_every: u64,
     /// This percentage of the calls fails, by a chance that `seed` decides.
     pub fail_percent: u8,
     /// Decides which calls fail.
     pub seed: u64,
-    /// Every so manieth call hangs before it reaches the store, and never does.
+    /// Each n-th call hangs before it reaches the store, and never does.
     pub hang_every: u64,
     /// How long a call hangs before it fails.
     pub hang_for: Duration,

@@ -45,10 +45,10 @@ const ALONG: u32 = 8;
 /// most are bad, more pieces need about half as many.
 const PIECES: usize = 8;
 
-/// Of the calls for what waits apart, every so manieth is for the oldest piece: the others go from the newest
+/// Of the calls for what waits apart, one in so many is for the oldest piece: the others go from the newest
 /// on, so that what was written behind many bad keys doesn't wait for all of them.
 const FOR_OLDEST: u32 = 4;
-/// And every so manieth for a key that was refused alone before.
+/// And one in so many for a key that was refused alone before.
 const FOR_ALONE: u32 = 16;
 
 /// Where a dirty key is.
