@@ -1,6 +1,8 @@
 //! Larder: a cache that speaks the Redis protocol and knows the database behind it.
 #![deny(unsafe_code)]
 
+#[cfg(feature = "server")]
+pub mod admin;
 pub mod cache;
 pub mod clock;
 #[cfg(feature = "server")]
@@ -13,6 +15,8 @@ pub mod error;
 pub mod journal;
 #[cfg(feature = "server")]
 pub mod log;
+#[cfg(feature = "server")]
+pub mod metrics;
 pub mod policy;
 pub mod protocol;
 #[cfg(feature = "server")]
@@ -22,3 +26,4 @@ pub mod simulate;
 pub mod store;
 pub mod tier;
 pub mod value;
+pub mod vitals;

@@ -20,9 +20,10 @@ const LAYERS: &[&str] = &[
     "simulate",
     "command",
     "dead_letter",
+    "admin",
     "server",
 ];
-const LEAVES: &[&str] = &["error", "clock", "log", "protocol", "config", "metrics"];
+const LEAVES: &[&str] = &["error", "clock", "log", "protocol", "config", "metrics", "vitals"];
 /// Leaves that may use a few others, and who uses which.
 const LEAF_USES: &[(&str, &[&str])] = &[
     ("protocol", &["error", "protocol"]),

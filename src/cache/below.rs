@@ -21,6 +21,7 @@ use crate::tier::{
     log::{Log, add, read::KeyRead, slot::Slot, writer::Writer},
     memory::Memory,
 };
+use crate::vitals::Vitals;
 
 /// How long the writer waits for more before it writes less than it would like to.
 const IDLE: Duration = Duration::from_millis(500);
@@ -47,9 +48,9 @@ pub(super) struct Disk {
 
 impl Disk {
     /// Recovers what is on disk into the index, and starts the readers.
-    pub(super) fn start(log: &Arc<Log>, memory: &Memory) -> Self {
+    pub(super) fn start(log: &Arc<Log>, memory: &Memory, vitals: &Vitals) -> Self {
         log.recover(memory);
-        let readers = Readers::start(log);
+        let readers = Readers::start(log, vitals);
         Self {
             log: log.clone(),
             readers,
@@ -64,7 +65,13 @@ impl Disk {
         let (cache, log) = (Arc::downgrade(cache), self.log.clone());
         let (writer, rate) = (self.writer.clone(), self.write_rate.clone());
         let thread = thread::Builder::new().name("larder-write".into());
-        if let Err(why) = thread.spawn(move || write_for_ever(&cache, &log, &writer, &rate)) {
+        let Some(vitals) = cache.upgrade().map(|cache| cache.vitals.clone()) else { return };
+        let alive = vitals.guard("the thread that writes L3");
+        let write = move || {
+            let _alive = alive;
+            write_for_ever(&cache, &log, &writer, &rate);
+        };
+        if let Err(why) = thread.spawn(write) {
             tracing::error!("the thread that writes L3 can't start: {why}");
         }
     }

@@ -18,6 +18,12 @@ impl Counter {
         self.0.load(Relaxed)
     }
 
+    /// Sets the count, as its owner.
+    #[inline]
+    pub fn set(&self, count: u64) {
+        self.0.store(count, Relaxed);
+    }
+
     /// Starts again from zero; an addition at the same moment may win.
     pub fn reset(&self) {
         self.0.store(0, Relaxed);
@@ -74,7 +80,8 @@ impl Counters {
         namespace.and_then(|number| self.namespaces.get(number)).unwrap_or(&self.others)
     }
 
-    fn tallies(&self) -> impl Iterator<Item = &Tally> {
+    /// What is counted of each namespace, and of all other keys.
+    pub fn tallies(&self) -> impl Iterator<Item = &Tally> {
         self.namespaces.iter().chain([&self.others])
     }
 
@@ -91,6 +98,55 @@ impl Counters {
                 counter.reset();
             }
         }
+    }
+}
+
+/// Lookups of several threads, by who answered them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lookups {
+    /// The workers' own caches.
+    pub l1: u64,
+    /// Memory.
+    pub l2: u64,
+    /// The disk.
+    pub l3: u64,
+    /// A store: for the cache a miss.
+    pub loaded: u64,
+    /// Nobody.
+    pub absent: u64,
+}
+
+impl Lookups {
+    /// Adds what a thread has counted.
+    pub fn add(&mut self, tally: &Tally) {
+        let (local, disk) = (tally.local_hits.get(), tally.disk_hits.get());
+        let loaded = tally.loaded_hits.get();
+        self.l1 += local;
+        // While the counters are read others count.
+        self.l2 += tally.hits.get().saturating_sub(local + disk + loaded);
+        self.l3 += disk;
+        self.loaded += loaded;
+        self.absent += tally.misses.get();
+    }
+
+    /// Those that the cache answered.
+    pub fn hits(&self) -> u64 {
+        self.l1 + self.l2 + self.l3
+    }
+
+    /// Those that it didn't.
+    pub fn misses(&self) -> u64 {
+        self.loaded + self.absent
+    }
+
+    /// All of them.
+    pub fn all(&self) -> u64 {
+        self.hits() + self.misses()
+    }
+
+    /// The share that the cache answered; 0 of none.
+    pub fn hit_rate(&self) -> f64 {
+        if self.all() == 0 { 0.0 } else { self.hits() as f64 / self.all() as f64 }
     }
 }
 

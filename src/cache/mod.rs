@@ -48,6 +48,7 @@ use crate::{
         memory::{Memory, Options},
         shelf::is_live,
     },
+    vitals::Vitals,
 };
 use counter::Counters;
 pub use dead::Retried;
@@ -181,6 +182,7 @@ struct Inner {
     journal_patience: AtomicU64,
     /// What unflushed changes take, as far as it is accounted for in memory.
     unflushed: AtomicUsize,
+    vitals: Vitals,
 }
 
 impl Inner {
@@ -251,8 +253,9 @@ impl Cache {
         {
             log.set_restart_rule(rule);
         }
-        let disk = memory.log().map(|log| below::Disk::start(log, &memory));
-        let cache = Self::over(memory, disk, policies, clock, runtime);
+        let vitals = Vitals::default();
+        let disk = memory.log().map(|log| below::Disk::start(log, &memory, &vitals));
+        let cache = Self::over(memory, disk, policies, clock, runtime, vitals);
         if let Some(disk) = &cache.0.disk {
             disk.write_for(&cache.0);
         }
@@ -264,7 +267,8 @@ impl Cache {
     /// read of a key that may be there ends *below*; see [`Memory::look_below`] and
     /// [`Writer::step`](crate::tier::log::writer::Writer::step).
     pub fn without_threads(options: &Options, clock: Clock) -> Self {
-        Self::over(Memory::new(options), None, Policies::default(), clock, None)
+        let (memory, policies) = (Memory::new(options), Policies::default());
+        Self::over(memory, None, policies, clock, None, Vitals::default())
     }
 
     fn over(
@@ -273,6 +277,7 @@ impl Cache {
         policies: Policies,
         clock: Clock,
         runtime: Option<Handle>,
+        vitals: Vitals,
     ) -> Self {
         let has_below = AtomicBool::new(memory.log().is_some());
         let loaders = runtime.as_ref().map_or_else(
@@ -294,7 +299,13 @@ impl Cache {
             store_timeout: AtomicU64::new(STORE_TIMEOUT.as_millis() as u64),
             journal_patience: AtomicU64::new(JOURNAL_PATIENCE.as_millis() as u64),
             unflushed: AtomicUsize::new(0),
+            vitals,
         }))
+    }
+
+    /// Which of its threads and tasks have died.
+    pub fn vitals(&self) -> &Vitals {
+        &self.0.vitals
     }
 
     /// The memory tier.

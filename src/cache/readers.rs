@@ -21,6 +21,7 @@ use crate::tier::{
     },
     log::{Log, add, read::Span},
 };
+use crate::vitals::Vitals;
 
 /// Jobs that wait for a reader; more are taken for a disk that doesn't answer.
 const MOST_WAITING: usize = 1 << 16;
@@ -59,12 +60,13 @@ struct State {
 
 impl Readers {
     /// Starts the threads.
-    pub(super) fn start(log: &Arc<Log>) -> Self {
+    pub(super) fn start(log: &Arc<Log>, vitals: &Vitals) -> Self {
         let waiting = Arc::new(Waiting::default());
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let rings = (cores / CORES_PER_RING).clamp(1, MOST_RINGS);
         for number in 0..rings {
-            spawn(number, log, &waiting, move |log, waiting| {
+            let all = vitals.clone();
+            spawn(number, log, &waiting, vitals, move |log, waiting| {
                 let made = Bell::new().and_then(|bell| {
                     let has_none = || io::Error::from(io::ErrorKind::Unsupported);
                     log.file().descriptor().ok_or_else(has_none)?;
@@ -75,7 +77,8 @@ impl Readers {
                     Err(why) => {
                         tracing::debug!("L3 is read without io_uring: {why}");
                         for more in 0..THREADS / rings {
-                            spawn(rings + more * rings + number, log, waiting, read_one_by_one);
+                            let number = rings + more * rings + number;
+                            spawn(number, log, waiting, &all, read_one_by_one);
                         }
                     }
                 }
@@ -116,11 +119,17 @@ fn spawn(
     number: usize,
     log: &Arc<Log>,
     waiting: &Arc<Waiting>,
+    vitals: &Vitals,
     run: impl FnOnce(&Arc<Log>, &Arc<Waiting>) + Send + 'static,
 ) {
     let (log, waiting) = (log.clone(), waiting.clone());
     let thread = thread::Builder::new().name(format!("larder-read-{number}"));
-    if let Err(why) = thread.spawn(move || run(&log, &waiting)) {
+    let alive = vitals.guard("a thread that reads L3");
+    let read = move || {
+        let _alive = alive;
+        run(&log, &waiting);
+    };
+    if let Err(why) = thread.spawn(read) {
         tracing::error!("a thread that reads L3 can't start: {why}");
     }
 }

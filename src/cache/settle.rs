@@ -61,7 +61,7 @@ impl Cache {
         // A copy on disk may be older: the process may have ended between journal and memory.
         behind.keys().iter().for_each(|(db, key)| self.0.forget_key(*db, key));
         self.account_unflushed();
-        behind.start(self.0.runtime(), Arc::downgrade(&self.0));
+        behind.start(self.0.runtime(), Arc::downgrade(&self.0), &self.0.vitals);
     }
 
     /// The room in the journal that the command will need; `None`: it needs none.

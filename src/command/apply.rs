@@ -6,6 +6,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{Session, TIME_EACH_BELOW, figures, rates::Reading, shared::Shared};
 use crate::{
+    cache::counter::Counter,
     config::{NamespaceConfig, Settings},
     tier::eviction::Eviction,
 };
@@ -104,13 +105,12 @@ impl Shared {
                 &worker.sent,
                 &worker.errors,
                 &worker.output_limit_closed,
-                &worker.sampled_nanos,
-                &worker.sampled_commands,
             ];
-            counters.into_iter().for_each(|counter| counter.reset());
+            counters.into_iter().for_each(Counter::reset);
+            worker.turns.reset();
             for row in &worker.rows {
-                let counters = [&row.calls, &row.nanos, &row.timed, &row.rejected, &row.failed];
-                counters.into_iter().for_each(|counter| counter.reset());
+                [&row.calls, &row.rejected, &row.failed].into_iter().for_each(Counter::reset);
+                row.durations.reset();
             }
         }
         self.errors.clear();

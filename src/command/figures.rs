@@ -8,7 +8,7 @@ use rustix::{
     system::sysinfo,
 };
 
-use super::{Session, allocator, session::Client};
+use super::{allocator, session::Client, shared::Shared};
 use crate::tier::{Weight, memory::Memory};
 
 /// Memory, in bytes.
@@ -34,15 +34,15 @@ pub struct MemoryFigures {
 
 impl MemoryFigures {
     /// The figures of now.
-    pub fn now(session: &Session) -> Self {
-        let memory = session.cache().memory();
+    pub fn now(shared: &Shared) -> Self {
+        let memory = shared.cache.memory();
         let allocator = allocator::figures();
         let counted = counted(memory);
         let used = allocator.map_or(0, |figures| figures.allocated).max(counted);
         let dataset = counted.saturating_sub(memory.overhead() as u64);
         let keys = (0..memory.databases()).map(|db| memory.len(db).0 as u64).sum();
-        let clients = session.shared.clients.iter().map(|client| buffered(&client)).sum();
-        let peak = session.shared.note_peak(used);
+        let clients = shared.clients.iter().map(|client| buffered(&client)).sum();
+        let peak = shared.note_peak(used);
         Self { used, peak, rss: rss(), dataset, counted, clients, keys, allocator }
     }
 
@@ -78,9 +78,19 @@ pub fn ratio(of: u64, unit: u64) -> f64 {
     if unit == 0 { 0.0 } else { of as f64 / unit as f64 }
 }
 
-/// Resident memory of the process: the second number of statm, in pages.
+/// Resident memory of the process.
 pub fn rss() -> u64 {
-    let pages = |statm: String| statm.split(' ').nth(1)?.parse::<u64>().ok();
+    statm(1)
+}
+
+/// Address space of the process.
+pub fn address_space() -> u64 {
+    statm(0)
+}
+
+/// A number of statm, which counts in pages, in bytes.
+fn statm(at: usize) -> u64 {
+    let pages = |statm: String| statm.split(' ').nth(at)?.parse::<u64>().ok();
     let pages = fs::read_to_string("/proc/self/statm").ok().and_then(pages);
     pages.unwrap_or(0) * page_size() as u64
 }
@@ -184,7 +194,7 @@ mod tests {
     fn the_dataset_is_part_of_what_is_used() {
         let mut session = session();
         let _ = call(&mut session, &["PING"]);
-        let figures = MemoryFigures::now(&session);
+        let figures = MemoryFigures::now(&session.shared);
         assert!(figures.rss > 1 << 20 && figures.dataset <= figures.counted);
         assert!(figures.counted <= figures.used && figures.used <= figures.peak);
         assert!(system_memory() > figures.rss);

@@ -93,8 +93,7 @@ const SECTIONS: &[Section] = &[
     section("Modules", Shown::Modules, |_, _| {}),
     section("Commandstats", Shown::All, info_counts::commands),
     section("Errorstats", Shown::Default, info_counts::errors),
-    // Latencies by command aren't kept, as with `latency-tracking no`.
-    section("Latencystats", Shown::All, |_, _| {}),
+    section("Latencystats", Shown::All, info_counts::latencies),
     section("Cluster", Shown::Default, |_, text| text.field("cluster_enabled", 0)),
     section("Keyspace", Shown::Default, info_counts::keyspace),
     section("Tiers", Shown::Default, tiers::info),
@@ -180,7 +179,7 @@ fn clients(session: &Session, text: &mut Text) {
 }
 
 fn memory(session: &Session, text: &mut Text) {
-    let memory = MemoryFigures::now(session);
+    let memory = MemoryFigures::now(&session.shared);
     text.bytes("used_memory", memory.used);
     text.bytes("used_memory_rss", memory.rss);
     text.bytes("used_memory_peak", memory.peak);

@@ -1,18 +1,17 @@
 //! INFO's sections of one line for each command, error, database or namespace.
 
-use super::{Session, figures::ratio, info::Text, shared::Shared, table};
+use super::{Session, histogram::Durations, info::Text, shared::Shared, table};
 
 /// `# Commandstats`: the commands that were called, or refused.
 pub(super) fn commands(session: &Session, text: &mut Text) {
     let shared = &session.shared;
-    let sampled = ratio(
-        shared.sum(|worker| worker.sampled_nanos.get()),
-        shared.sum(|worker| worker.sampled_commands.get()),
-    );
     for entry in table::all() {
         let counts = Counts::of(shared, usize::from(entry.index));
         if counts.calls + counts.rejected + counts.failed > 0 {
-            text.field(&format!("cmdstat_{}", entry.full_name()), counts.describe(sampled));
+            text.field(
+                &format!("cmdstat_{}", entry.full_name()),
+                counts.describe(&shared.durations(usize::from(entry.index))),
+            );
         }
     }
 }
@@ -21,8 +20,6 @@ pub(super) fn commands(session: &Session, text: &mut Text) {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Counts {
     calls: u64,
-    nanos: u64,
-    timed: u64,
     rejected: u64,
     failed: u64,
 }
@@ -32,24 +29,35 @@ impl Counts {
         let mut sum = Self::default();
         for row in shared.workers.iter().filter_map(|worker| worker.rows.get(index)) {
             sum.calls += row.calls.get();
-            sum.nanos += row.nanos.get();
-            sum.timed += row.timed.get();
             sum.rejected += row.rejected.get();
             sum.failed += row.failed.get();
         }
         sum
     }
 
-    /// Commands that weren't timed by themselves are taken to have lasted as long as the mean of the
-    /// batches that were, `sampled` nanoseconds.
-    fn describe(&self, sampled: f64) -> String {
-        let rest = self.calls.saturating_sub(self.timed);
-        let micros = (self.nanos as f64 + rest as f64 * sampled) / 1_000.0;
-        let mean = if self.calls == 0 { 0.0 } else { micros / self.calls as f64 };
+    /// What wasn't timed took as long as what was, in the mean.
+    fn describe(&self, durations: &Durations) -> String {
+        let mean = durations.mean() / 1_000.0;
+        let micros = mean * self.calls as f64;
         format!(
             "calls={},usec={},usec_per_call={mean:.2},rejected_calls={},failed_calls={}",
             self.calls, micros as u64, self.rejected, self.failed
         )
+    }
+}
+
+/// `# Latencystats`: how long the commands took that were called, in microseconds, to the next power of two.
+pub(super) fn latencies(session: &Session, text: &mut Text) {
+    for entry in table::all() {
+        let durations = session.shared.durations(usize::from(entry.index));
+        if durations.count() == 0 {
+            continue;
+        }
+        let shares = [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)];
+        let shown = shares.map(|(name, share)| {
+            format!("{name}={:.3}", durations.quantile(share).as_nanos() as f64 / 1e3)
+        });
+        text.field(&format!("latency_percentiles_usec_{}", entry.full_name()), shown.join(","));
     }
 }
 
@@ -77,18 +85,27 @@ pub(super) fn keyspace(session: &Session, text: &mut Text) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::command::testing::{call, put, session};
+    use crate::command::{
+        histogram::Histogram,
+        testing::{call, put, session},
+    };
 
     #[test]
     fn time_is_measured_or_estimated() {
-        let counts = Counts { calls: 10, nanos: 8_000, timed: 4, rejected: 1, failed: 2 };
+        let counts = Counts { calls: 10, rejected: 1, failed: 2 };
+        let histogram = Histogram::default();
+        histogram.note(Duration::from_micros(2), 4);
+        let mut durations = Durations::default();
+        durations.add(&histogram);
         assert_eq!(
-            counts.describe(2_000.0),
+            counts.describe(&durations),
             "calls=10,usec=20,usec_per_call=2.00,rejected_calls=1,failed_calls=2"
         );
         let none = "calls=0,usec=0,usec_per_call=0.00,rejected_calls=0,failed_calls=0";
-        assert_eq!(Counts::default().describe(0.0), none);
+        assert_eq!(Counts::default().describe(&Durations::default()), none);
     }
 
     #[test]

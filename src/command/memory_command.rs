@@ -94,7 +94,7 @@ fn usage(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result<(), S
 }
 
 fn stats(session: &mut Session, _: Args<'_>, reply: &mut Reply<'_>) -> Result<(), Stop> {
-    let memory = MemoryFigures::now(session);
+    let memory = MemoryFigures::now(&session.shared);
     let map = reply.map_deferred();
     let mut pairs = Pairs { reply, count: 0 };
     pairs.bytes("peak.allocated", memory.peak);
@@ -159,7 +159,7 @@ impl Pairs<'_, '_> {
 
 fn doctor(session: &mut Session, _: Args<'_>, reply: &mut Reply<'_>) -> Result<(), Stop> {
     let limit = session.cache().memory().rules().limit() as u64;
-    reply.verbatim("txt", diagnose(&MemoryFigures::now(session), limit).as_bytes());
+    reply.verbatim("txt", diagnose(&MemoryFigures::now(&session.shared), limit).as_bytes());
     Ok(())
 }
 

@@ -20,9 +20,10 @@ pub mod docs;
 pub mod dump;
 pub mod expire;
 mod expiry;
-mod figures;
+pub mod figures;
 #[cfg(test)]
 mod fixture;
+pub mod histogram;
 pub mod info;
 mod info_counts;
 pub mod keys;
@@ -35,6 +36,7 @@ pub mod lolwut;
 pub mod memory_command;
 pub mod monitor;
 mod namespace_command;
+pub mod namespace_figures;
 pub mod object;
 pub mod rates;
 pub mod relocate;
@@ -223,10 +225,11 @@ pub fn dispatch(
         return Next::Pause;
     }
     let mark = out.mark();
-    let next = if times_each(session, entry, args) {
-        timed(session, entry, args, out)
-    } else {
-        carry_out(session, entry, args, out)
+    let times =
+        if times_each(session, entry, args) { Some(1) } else { session.stats.sampler.take() };
+    let next = match times {
+        Some(times) => timed(session, entry, args, times, out),
+        None => carry_out(session, entry, args, out),
     };
     if next == Next::Done {
         if session.replies != Replies::On {
@@ -247,21 +250,27 @@ fn times_each(session: &Session, entry: &Entry, args: Args<'_>) -> bool {
     !entry.row.flags.has(Flags::FAST) || session.times_each || args.len() > FEW
 }
 
-fn timed(session: &mut Session, entry: &'static Entry, args: Args<'_>, out: &mut Output) -> Next {
+/// Carries out a command that counts for so many of its like.
+#[inline(never)]
+fn timed(
+    session: &mut Session,
+    entry: &'static Entry,
+    args: Args<'_>,
+    times: u64,
+    out: &mut Output,
+) -> Next {
     let started = Instant::now();
     let next = carry_out(session, entry, args, out);
     if next == Next::Done {
-        note_time(session, entry, args, started);
+        note_time(session, entry, args, started, times);
     }
     next
 }
 
 /// Counts the time that a command took, and logs it if it was slow.
-fn note_time(session: &Session, entry: &Entry, args: Args<'_>, started: Instant) {
+fn note_time(session: &Session, entry: &Entry, args: Args<'_>, started: Instant, times: u64) {
     let took = started.elapsed();
-    let row = &session.stats.rows[usize::from(entry.index)];
-    row.nanos.add(took.as_nanos() as u64);
-    row.timed.add(1);
+    session.stats.rows[usize::from(entry.index)].durations.note(took, times);
     if !entry.row.flags.has(Flags::SKIP_SLOWLOG) {
         let settings = &session.settings;
         let slow = settings.slowlog_log_slower_than.is_some_and(|least| took >= least);
@@ -273,12 +282,6 @@ fn note_time(session: &Session, entry: &Entry, args: Args<'_>, started: Instant)
         let event = if fast { "fast-command" } else { "command" };
         session.shared.latency.note(event, took, settings.latency_monitor_threshold, session.now);
     }
-}
-
-/// Notes the time of a batch of fast commands.
-pub fn note_batch(session: &Session, commands: u64, nanos: u64) {
-    session.stats.sampled_commands.add(commands);
-    session.stats.sampled_nanos.add(nanos);
 }
 
 /// Checks what the row says: name, arity, authority.
@@ -484,7 +487,7 @@ async fn run_below(
     session.stats.rows[usize::from(entry.index)].calls.add(1);
     session.stats.commands.add(1);
     session.client.last_command.store(entry.index + 1, Relaxed);
-    note_time(session, entry, args, started);
+    note_time(session, entry, args, started, 1);
     show(session, entry, args);
 }
 

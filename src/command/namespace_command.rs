@@ -1,24 +1,16 @@
 //! LARDER.NAMESPACE, LARDER.FLUSH and INFO's section `namespaces`: what happens between cache and store, by
 //! prefix, and what may change of that while the server runs.
 
-use std::sync::atomic::Ordering::Relaxed;
-
 use futures_util::FutureExt;
 
 use super::{
     Args, Session,
-    figures::ratio,
     info::Text,
+    namespace_figures::NamespaceFigures,
     row::{Flags, Group, NO_KEYS, Row, Run},
     server::{HELP, SUB, help},
 };
-use crate::{
-    cache::{counter::Tally, tx::Stop},
-    error::ClientError,
-    policy::Namespace,
-    protocol::Reply,
-    tier::groups,
-};
+use crate::{cache::tx::Stop, error::ClientError, protocol::Reply};
 
 const READ: Flags = Flags::LOADING.with(Flags::STALE);
 
@@ -121,83 +113,57 @@ enum Field {
     Fraction(&'static str, f64),
 }
 
-/// What a namespace is, and what happened in it since the start.
-fn fields(
-    session: &Session,
-    (number, namespace): (usize, &Namespace),
-    tally: groups::Tally,
-) -> Vec<Field> {
-    let stats = &namespace.stats;
-    let get = |figure: &std::sync::atomic::AtomicU64| figure.load(Relaxed);
-    let loads = get(&stats.loads);
-    let load_errors = get(&stats.load_errors);
-    let store = namespace.store.as_ref().map_or("", |(name, _)| name);
-    let sum = |count: fn(&Tally) -> u64| {
-        session.shared.sum(|worker| worker.keys.namespaces.get(number).map_or(0, count))
-    };
-    let (hits, misses) = (sum(|tally| tally.hits.get()), sum(|tally| tally.misses.get()));
-    let (l1, l3) = (sum(|tally| tally.local_hits.get()), sum(|tally| tally.disk_hits.get()));
-    let loaded = sum(|tally| tally.loaded_hits.get());
-    let mean_load = ratio(get(&stats.load_micros), loads + load_errors);
-    // What was loaded for a read was no hit to it.
-    let cached = hits - loaded.min(hits);
+/// What a namespace is, and what happened in it since the start, by name.
+fn fields(figures: &NamespaceFigures) -> Vec<Field> {
+    let lookups = &figures.lookups;
     let mut fields = vec![
-        Field::Text("prefix", one_word(&namespace.prefix)),
-        Field::Number("db", namespace.db as u64),
-        Field::Text("mode", namespace.mode()),
-        Field::Text("store", store.to_owned()),
-        Field::Number("items", tally.items as u64),
-        Field::Number("bytes", tally.bytes as u64),
-        Field::Number("quota", namespace.quota.unwrap_or(0) as u64),
-        Field::Number("requests", hits + misses),
-        Field::Number("hits", cached),
-        Field::Number("l1_hits", l1),
-        Field::Number("l2_hits", cached - (l1 + l3).min(cached)),
-        Field::Number("l3_hits", l3),
-        Field::Number("misses", misses + loaded),
-        Field::Fraction("hit_rate", ratio(cached, hits + misses)),
-        Field::Fraction("seconds_saved", cached as f64 * mean_load / 1e6),
-        Field::Number("stale_served", get(&stats.stale_served)),
-        Field::Number("negative_hits", get(&stats.negative_hits)),
-        Field::Number("stampedes_avoided", get(&stats.joined)),
-        Field::Number("refreshes", get(&stats.refreshes)),
-        Field::Number("refresh_errors", get(&stats.refresh_errors)),
-        Field::Number("loads", loads),
-        Field::Number("load_errors", load_errors),
-        Field::Fraction("usec_per_load", mean_load),
-        Field::Number("writes", get(&stats.writes)),
-        Field::Number("write_errors", get(&stats.write_errors)),
-        Field::Number("conflicts", get(&stats.conflicts)),
+        Field::Text("prefix", figures.prefix.clone()),
+        Field::Number("db", figures.db as u64),
+        Field::Text("mode", figures.mode.clone()),
+        Field::Text("store", figures.store.clone()),
+        Field::Number("items", figures.items as u64),
+        Field::Number("bytes", figures.bytes as u64),
+        Field::Number("quota", figures.quota.unwrap_or(0) as u64),
+        Field::Number("requests", lookups.all()),
+        Field::Number("hits", lookups.hits()),
+        Field::Number("l1_hits", lookups.l1),
+        Field::Number("l2_hits", lookups.l2),
+        Field::Number("l3_hits", lookups.l3),
+        Field::Number("misses", lookups.misses()),
+        Field::Fraction("hit_rate", lookups.hit_rate()),
+        Field::Fraction("seconds_saved", figures.seconds_saved()),
+        Field::Number("stale_served", figures.stale_served),
+        Field::Number("negative_hits", figures.negative_hits),
+        Field::Number("stampedes_avoided", figures.stampedes_avoided),
+        Field::Number("refreshes", figures.refreshes),
+        Field::Number("refresh_errors", figures.refresh_errors),
+        Field::Number("loads", figures.loads),
+        Field::Number("load_errors", figures.load_errors),
+        Field::Fraction("usec_per_load", figures.mean_load() * 1e6),
+        Field::Number("writes", figures.writes),
+        Field::Number("write_errors", figures.write_errors),
+        Field::Number("conflicts", figures.conflicts),
     ];
-    if let Some(line) = &namespace.line {
-        let (backlog, counters) = (line.backlog(), line.counters());
+    if let Some(behind) = &figures.behind {
         fields.extend([
-            Field::Number("dirty_records", backlog.records),
-            Field::Number("dirty_bytes", backlog.bytes),
-            Field::Fraction("flush_lag_seconds", backlog.lag.as_secs_f64()),
-            Field::Number("behind_changes", get(&counters.changes)),
-            Field::Number("flushed", get(&counters.flushed)),
-            Field::Number("flush_batches", get(&counters.batches)),
-            Field::Number("retries", get(&counters.retries)),
-            Field::Number("refusals", get(&counters.refusals)),
-            Field::Number("dead_letters", get(&counters.dead_letters)),
+            Field::Number("dirty_records", behind.backlog.records),
+            Field::Number("dirty_bytes", behind.backlog.bytes),
+            Field::Fraction("flush_lag_seconds", behind.backlog.lag.as_secs_f64()),
+            Field::Number("behind_changes", behind.changes),
+            Field::Number("flushed", behind.flushed),
+            Field::Number("flush_batches", behind.batches),
+            Field::Number("retries", behind.retries),
+            Field::Number("refusals", behind.refusals),
+            Field::Number("dead_letters", behind.dead_letters),
         ]);
     }
     fields
 }
 
-/// A prefix without what would end its field or the line.
-fn one_word(prefix: &[u8]) -> String {
-    prefix.escape_ascii().to_string().replace(',', "\\x2c")
-}
-
 /// Writes INFO's section `namespaces`.
 pub(super) fn info(session: &Session, text: &mut Text) {
-    let tallies = session.cache().memory().tallies();
-    let namespaces = session.cache().policies().iter().enumerate();
-    for ((number, namespace), tally) in namespaces.zip(tallies) {
-        let fields = fields(session, (number, namespace), tally).into_iter();
-        let fields = fields.map(|field| match field {
+    for (number, figures) in NamespaceFigures::all(&session.shared).iter().enumerate() {
+        let fields = fields(figures).into_iter().map(|field| match field {
             Field::Text(name, value) => format!("{name}={value}"),
             Field::Number(name, value) => format!("{name}={value}"),
             Field::Fraction(name, value) => format!("{name}={value:.2}"),
@@ -206,13 +172,8 @@ pub(super) fn info(session: &Session, text: &mut Text) {
     }
 }
 
-fn show(
-    session: &Session,
-    namespace: (usize, &Namespace),
-    tally: groups::Tally,
-    reply: &mut Reply<'_>,
-) {
-    let fields = fields(session, namespace, tally);
+fn show(figures: &NamespaceFigures, reply: &mut Reply<'_>) {
+    let fields = fields(figures);
     reply.map(fields.len());
     for field in fields {
         match field {
@@ -233,23 +194,17 @@ fn show(
 }
 
 fn list(session: &mut Session, _: Args<'_>, reply: &mut Reply<'_>) -> Result<(), Stop> {
-    let policies = session.shared.cache.policies();
-    reply.array(policies.iter().count());
-    let tallies = session.shared.cache.memory().tallies();
-    for (namespace, tally) in policies.iter().enumerate().zip(tallies) {
-        show(session, namespace, tally, reply);
-    }
+    let all = NamespaceFigures::all(&session.shared);
+    reply.array(all.len());
+    all.iter().for_each(|figures| show(figures, reply));
     Ok(())
 }
 
 /// The namespace of a key; null if it has none.
 fn info_of_key(session: &mut Session, args: Args<'_>, reply: &mut Reply<'_>) -> Result<(), Stop> {
-    let policies = session.shared.cache.policies();
-    match policies.index_of(session.db, args.get(2)) {
-        Some(index) => {
-            let tally = session.shared.cache.memory().tallies()[index];
-            show(session, (index, policies.at(index)), tally, reply);
-        }
+    let index = session.shared.cache.policies().index_of(session.db, args.get(2));
+    match index.and_then(|index| NamespaceFigures::all(&session.shared).into_iter().nth(index)) {
+        Some(figures) => show(&figures, reply),
         None => reply.null(),
     }
     Ok(())
@@ -306,11 +261,10 @@ async fn flush(session: &mut Session, args: Args<'_>, reply: &mut Reply<'_>) -> 
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::{
         command::testing::{call, session_with},
         config::Config,
-        policy::{NamespaceStats, Policies},
+        policy::{Namespace, NamespaceStats, Policies},
     };
 
     #[test]

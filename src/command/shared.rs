@@ -12,11 +12,17 @@ use dashmap::DashMap;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 
-use super::{monitor, session::Client, slowlog::Slowlog, table};
+use super::{
+    histogram::{Durations, Histogram, Sampler},
+    monitor,
+    session::Client,
+    slowlog::Slowlog,
+    table,
+};
 use crate::{
     cache::{
         Cache,
-        counter::{Counter, Counters, Tally},
+        counter::{Counter, Counters, Lookups, Tally},
     },
     config::Live,
     store::{Store, breaker::Breaker},
@@ -40,10 +46,10 @@ pub struct WorkerStats {
     pub errors: Counter,
     /// Clients closed because they did not read their replies.
     pub output_limit_closed: Counter,
-    /// Nanoseconds of batches of fast commands that were timed, and the commands in them.
-    pub sampled_nanos: Counter,
-    /// See `sampled_nanos`.
-    pub sampled_commands: Counter,
+    /// How long its turns took, each with the commands of all connections that were ready.
+    pub turns: Histogram,
+    /// Which of the fast commands are timed.
+    pub sampler: Sampler,
     /// Connections of this worker now.
     pub clients: AtomicU32,
     /// Entries in the worker's own cache a moment ago, and their bytes.
@@ -57,10 +63,8 @@ pub struct WorkerStats {
 pub struct RowStats {
     /// Times it was carried out.
     pub calls: Counter,
-    /// Nanoseconds that it took, where it was timed by itself.
-    pub nanos: Counter,
-    /// Of `calls`, those that were timed by themselves.
-    pub timed: Counter,
+    /// How long it took; where it is fast, by samples that count for all.
+    pub durations: Histogram,
     /// Times it was refused before it ran.
     pub rejected: Counter,
     /// Times it ended in an error.
@@ -79,8 +83,8 @@ impl WorkerStats {
             sent: Counter::default(),
             errors: Counter::default(),
             output_limit_closed: Counter::default(),
-            sampled_nanos: Counter::default(),
-            sampled_commands: Counter::default(),
+            turns: Histogram::default(),
+            sampler: Sampler::default(),
             clients: AtomicU32::new(0),
             local_entries: Default::default(),
             local_bytes: Default::default(),
@@ -170,6 +174,32 @@ impl Shared {
     /// The sum of a figure over all workers.
     pub fn sum(&self, figure: impl Fn(&WorkerStats) -> u64) -> u64 {
         self.workers.iter().map(|worker| figure(worker)).sum()
+    }
+
+    /// How long a command took, by its row's index.
+    pub fn durations(&self, row: usize) -> Durations {
+        let mut sum = Durations::default();
+        let rows = self.workers.iter().filter_map(|worker| worker.rows.get(row));
+        rows.for_each(|row| sum.add(&row.durations));
+        sum
+    }
+
+    /// The lookups of all keys.
+    pub fn all_lookups(&self) -> Lookups {
+        let mut sum = Lookups::default();
+        self.workers
+            .iter()
+            .flat_map(|worker| worker.keys.tallies())
+            .for_each(|tally| sum.add(tally));
+        sum
+    }
+
+    /// The lookups of a namespace's keys, by its number.
+    pub fn namespace_lookups(&self, number: usize) -> Lookups {
+        let mut sum = Lookups::default();
+        let tallies = self.workers.iter().filter_map(|worker| worker.keys.namespaces.get(number));
+        tallies.for_each(|tally| sum.add(tally));
+        sum
     }
 
     /// A figure of the lookups of all keys.

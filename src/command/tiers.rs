@@ -10,6 +10,7 @@ use futures_util::FutureExt;
 use super::{
     Args, Session,
     figures::ratio,
+    histogram::Durations,
     info::Text,
     row::{Flags, Group, NO_KEYS, Row, Run},
 };
@@ -90,7 +91,7 @@ fn local(session: &Session) -> Figures {
     let shared = &session.shared;
     let count = |count: u64| Figure::Count(count);
     vec![
-        ("hits", count(shared.lookups(|tally| &tally.local_hits))),
+        ("hits", count(shared.all_lookups().l1)),
         ("entries", count(shared.sum(|worker| worker.local_entries.load(Relaxed)))),
         ("bytes", count(shared.sum(|worker| worker.local_bytes.load(Relaxed)))),
         ("limit", count((shared.local_limit() * shared.workers.len()) as u64)),
@@ -99,22 +100,23 @@ fn local(session: &Session) -> Figures {
 
 fn memory(session: &Session) -> Figures {
     let (shared, memory) = (&session.shared, session.cache().memory());
-    let hits = shared.lookups(|tally| &tally.hits);
-    let below =
-        shared.lookups(|tally| &tally.disk_hits) + shared.lookups(|tally| &tally.loaded_hits);
-    let hits = hits.saturating_sub(shared.lookups(|tally| &tally.local_hits));
+    let lookups = shared.all_lookups();
     let entries = (0..memory.databases()).map(|db| memory.resident(db) as u64).sum();
-    let nanos = shared.sum(|worker| worker.sampled_nanos.get());
-    let commands = shared.sum(|worker| worker.sampled_commands.get());
+    let mut durations = Durations::default();
+    shared
+        .workers
+        .iter()
+        .flat_map(|worker| &worker.rows)
+        .for_each(|row| durations.add(&row.durations));
     vec![
-        ("hits", Figure::Count(hits.saturating_sub(below))),
-        ("misses", Figure::Count(shared.lookups(|tally| &tally.misses) + below)),
+        ("hits", Figure::Count(lookups.l2)),
+        ("misses", Figure::Count(lookups.l3 + lookups.misses())),
         ("entries", Figure::Count(entries)),
         ("bytes", Figure::Count(memory.used() as u64)),
         ("limit", Figure::Count(memory.rules().limit() as u64)),
         ("evicted", Figure::Count(memory.evicted())),
         ("expired", Figure::Count(memory.expired())),
-        ("usec_per_request", Figure::Ratio(ratio(nanos, commands) / 1e3)),
+        ("usec_per_request", Figure::Ratio(durations.mean() / 1e3)),
     ]
 }
 
@@ -126,13 +128,11 @@ fn disk(session: &Session, log: &Log) -> Figures {
     let (entries, bytes) = log.live();
     let (waiting, waiting_bytes) = log.queue.len();
     let read_hits = get(&counters.hits).saturating_sub(get(&counters.queue_hits));
-    let hits = shared.lookups(|tally| &tally.disk_hits);
-    let loads = shared.lookups(|tally| &tally.loaded_hits);
-    let misses = shared.lookups(|tally| &tally.misses) + loads;
+    let lookups = shared.all_lookups();
     let amplification = ratio(get(&counters.written_bytes), get(&counters.demoted_bytes));
     vec![
-        ("hits", Figure::Count(hits)),
-        ("misses", Figure::Count(misses)),
+        ("hits", Figure::Count(lookups.l3)),
+        ("misses", Figure::Count(lookups.misses())),
         ("entries", Figure::Count(entries)),
         ("bytes", Figure::Count(bytes)),
         ("size", Figure::Count(log.shape().bytes())),

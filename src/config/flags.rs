@@ -104,6 +104,8 @@ pub(super) fn command() -> Command {
 
 fn flag(setting: &'static Setting) -> Arg {
     let repeats = setting.kind == Kind::Addresses;
+    // With the hyphen of an address that may be missing.
+    let begins = matches!(setting.kind, Kind::Addresses | Kind::Endpoint);
     Arg::new(setting.name)
         .long(setting.name)
         .visible_aliases(setting.alias())
@@ -111,8 +113,8 @@ fn flag(setting: &'static Setting) -> Arg {
         .help(help(setting))
         .help_heading(setting.group)
         .action(if repeats { ArgAction::Append } else { ArgAction::Set })
-        .allow_hyphen_values(repeats)
-        .allow_negative_numbers(!repeats)
+        .allow_hyphen_values(begins)
+        .allow_negative_numbers(!begins)
 }
 
 /// The help of a flag: the table's, the unit or the choices, the default.

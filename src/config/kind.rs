@@ -6,7 +6,7 @@ use std::time::Duration;
 use toml_edit::{Array, Formatted, Value as Toml};
 
 use super::{
-    types::{BindAddress, OutputLimit, OutputLimits},
+    types::{BindAddress, Endpoint, OutputLimit, OutputLimits},
     unit::{Measure, duration_text, parse_duration, parse_size, size_text},
 };
 
@@ -41,6 +41,8 @@ pub enum Kind {
     Secret,
     /// Addresses to listen on.
     Addresses,
+    /// An address with a port to listen on; empty is none.
+    Endpoint,
     /// Output limits by class of client.
     Limits,
     /// A list in a table of the file, which its reader takes apart; this is what it is a list of.
@@ -102,7 +104,7 @@ pub enum Value {
     Time(Option<Duration>),
     /// Of [`Kind::Choice`]: the name as the table has it.
     Choice(&'static str),
-    /// Of [`Kind::Text`], [`Kind::Path`] and [`Kind::Secret`].
+    /// Of [`Kind::Text`], [`Kind::Path`], [`Kind::Secret`] and [`Kind::Endpoint`].
     Text(String),
     /// Of [`Kind::Addresses`].
     Words(Vec<String>),
@@ -144,6 +146,10 @@ impl Kind {
             }
             Self::Text | Self::Path | Self::Secret => bounded(text),
             Self::Addresses => addresses(text.split_ascii_whitespace()),
+            Self::Endpoint => match text {
+                "" => Ok(Value::Text(String::new())),
+                text => Endpoint::parse(text).map_err(Refusal::Because).and_then(|_| bounded(text)),
+            },
             Self::Limits => OutputLimits::parse(text).map(Value::Limits).map_err(Refusal::Because),
             Self::List(_) => Err(Refusal::Form),
         }
@@ -231,6 +237,7 @@ impl Kind {
             Self::Text | Self::Secret => "a text".to_owned(),
             Self::Path => "a path".to_owned(),
             Self::Addresses => format!("at most {MAX_WORDS} addresses, such as \"127.0.0.1\""),
+            Self::Endpoint => "an address and a port, such as \"127.0.0.1:9379\"".to_owned(),
             Self::Limits => "limits such as \"normal 64mb 0 0\"".to_owned(),
             Self::List(what) => format!("a {what}"),
         }
@@ -279,6 +286,7 @@ impl Kind {
             Self::Text | Self::Secret => "TEXT",
             Self::Path => "PATH",
             Self::Addresses => "ADDRESS",
+            Self::Endpoint => "ADDRESS:PORT",
             Self::List(_) => "LIST",
             Self::Limits => "LIMITS",
         }

@@ -10,8 +10,8 @@ use super::{
     kind::{Kind, Refusal, Unit, Value},
     machine,
     types::{
-        BindAddress, Field, JournalFsync, JournalRecover, LogLevel, MaxmemoryPolicy, OutputLimit,
-        OutputLimits, Recover, Secret,
+        BindAddress, Endpoint, Field, JournalFsync, JournalRecover, LogLevel, MaxmemoryPolicy,
+        OutputLimit, OutputLimits, Recover, Secret,
     },
 };
 use crate::tier::log as disk;
@@ -241,6 +241,13 @@ settings! {
     }
 
     "Logging and monitoring" {
+        /// Address and port over which the server is watched: `/metrics` for Prometheus, `/livez` and `/readyz`,
+        /// and at `/` a page for people. Whoever can connect there may read all of it: there is no password.
+        /// With a leading `-` the server starts without it where that isn't to be had; none if empty.
+        admin: Option<Endpoint> = Some(Endpoint {
+            bind: BindAddress { host: "127.0.0.1".to_owned(), optional: true },
+            port: 9379,
+        }), "admin" / "", Kind::Endpoint, Restart;
         /// How much the log says.
         loglevel: LogLevel = LogLevel::Notice,
             "loglevel", Kind::Choice(LogLevel::NAMES), Live;
@@ -443,6 +450,7 @@ mod tests {
             Kind::Choice(names) => names.last().expect("a name"),
             Kind::Text | Kind::Path | Kind::Secret => "some text",
             Kind::Addresses => "10.0.0.1 -::",
+            Kind::Endpoint => "-[::1]:80",
             Kind::Limits => "normal 1 2 3",
             Kind::List(_) => unreachable!("only tables of the file have lists"),
         }

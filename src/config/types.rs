@@ -253,6 +253,48 @@ field!(
     Value::Words(words) => words.iter().filter_map(|word| BindAddress::parse(word).ok()).collect()
 );
 
+/// An address with a port to listen on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The address.
+    pub bind: BindAddress,
+    /// The port; 0 lets the system choose one.
+    pub port: u16,
+}
+
+impl Endpoint {
+    /// Reads `127.0.0.1:9379`, `[::1]:9379`, `*:0`, with a leading `-` if the server may start without it.
+    pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
+        let (host, port) = text.rsplit_once(':').ok_or("an address and a port belong here")?;
+        let is_port = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+        let port = port.parse().ok().filter(|_| is_port).ok_or("not a port")?;
+        let (sign, inside) = host.strip_prefix('-').map_or(("", host), |host| ("-", host));
+        let bare = inside.strip_prefix('[').and_then(|inside| inside.strip_suffix(']'));
+        if bare.is_none() && inside.contains(':') {
+            return Err("an IPv6 address stands in brackets");
+        }
+        let bind = BindAddress::parse(&format!("{sign}{}", bare.unwrap_or(inside)))?;
+        Ok(Self { bind, port })
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let BindAddress { host, optional } = &self.bind;
+        let sign = if *optional { "-" } else { "" };
+        match host.contains(':') {
+            true => write!(f, "{sign}[{host}]:{}", self.port),
+            false => write!(f, "{sign}{host}:{}", self.port),
+        }
+    }
+}
+
+field!(
+    Option<Endpoint>,
+    |me| Value::Text(me.as_ref().map(ToString::to_string).unwrap_or_default()),
+    Value::Text(text) => Endpoint::parse(&text).ok()
+);
+
 /// When a client that doesn't read its replies is cut off; 0 is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutputLimit {

@@ -23,12 +23,14 @@ use tokio::{
 use super::worker::{Message, Post};
 use crate::{
     command::{session::Client, shared::Shared},
-    config::Settings,
+    config::{Endpoint, Settings},
     error::Error,
 };
 
 /// How long accepting rests when the system has no descriptor or memory left.
 const REST: Duration = Duration::from_millis(100);
+/// Connections to the admin address that the system keeps waiting.
+const ADMIN_BACKLOG: u32 = 64;
 const TOO_MANY: &[u8] = b"-ERR max number of clients reached\r\n";
 const DENIED: &[u8] = b"-DENIED Larder is running in protected mode because protected mode is enabled and no password is set for the default user. In this mode connections are only accepted from the loopback interface. To accept others, set a password (requirepass in the configuration file, or CONFIG SET requirepass from the loopback interface), or turn protected mode off with 'CONFIG SET protected-mode no' if the server can't be reached from outside.\r\n";
 
@@ -94,6 +96,19 @@ pub(super) async fn listen(
         listening.unixsocket = Some(path.clone());
     }
     Ok(listening)
+}
+
+/// Binds the admin address; `None` if there is none, or the server may start without it and can't have it.
+pub(super) async fn listen_admin(admin: Option<&Endpoint>) -> Result<Option<TcpListener>, Error> {
+    let Some(admin) = admin else { return Ok(None) };
+    match bind_tcp(&admin.bind.host, admin.port, ADMIN_BACKLOG) {
+        Ok(listener) => Ok(Some(listener)),
+        Err(why) if admin.bind.optional => {
+            tracing::warn!("no admin address: {admin} can't be listened on: {why}");
+            Ok(None)
+        }
+        Err(why) => Err(Error::Bind(admin.to_string(), why)),
+    }
 }
 
 /// Whether an address can't be listened on because the machine doesn't have it, or its protocol.

@@ -18,6 +18,7 @@ mod worker;
 
 use std::{
     fs, io,
+    net::SocketAddr,
     path::Path,
     sync::{
         Arc,
@@ -36,6 +37,7 @@ use tokio::{
 };
 
 use crate::{
+    admin,
     cache::{Cache, warm::Save},
     clock::Clock,
     command::shared::{Shared, ShutdownRequest, WorkerStats},
@@ -69,6 +71,7 @@ pub struct Server {
     shutdown: mpsc::UnboundedReceiver<ShutdownRequest>,
     signals: Signals,
     listening: accept::Listening,
+    admin: Option<SocketAddr>,
     run: u64,
     /// Keeps a second server out of the data directory.
     _lock: fs::File,
@@ -105,7 +108,11 @@ impl Server {
         let posts = workers.iter().map(|worker| worker.post.clone()).collect();
         let signals = background.block_on(async { Signals::new() })?;
         let hangups = background.block_on(async { signal(SignalKind::hangup()) })?;
-        let listening = match background.block_on(accept::listen(&shared, settings, posts)) {
+        let listen = async {
+            let admin = accept::listen_admin(settings.admin.as_ref()).await?;
+            Ok((accept::listen(&shared, settings, posts).await?, admin))
+        };
+        let (listening, admin) = match background.block_on(listen) {
             Ok(listening) => listening,
             Err(why) => {
                 // They use the runtime, which ends with this.
@@ -113,6 +120,8 @@ impl Server {
                 return Err(why);
             }
         };
+        let address = admin.as_ref().and_then(|listener| listener.local_addr().ok());
+        admin.map(|listener| background.spawn(admin::serve(listener, shared.clone())));
         background.spawn(tick(shared.clone()));
         background.spawn(greet(shared.clone()));
         background.spawn(reload(shared.clone(), hangups));
@@ -123,6 +132,7 @@ impl Server {
             shutdown,
             signals,
             listening,
+            admin: address,
             run: runs.this,
             _lock: lock,
         })
@@ -131,6 +141,11 @@ impl Server {
     /// The TCP port that is listened on; 0 if there is none.
     pub fn port(&self) -> u16 {
         self.shared.port.load(Relaxed) as u16
+    }
+
+    /// The admin address, if there is one.
+    pub fn admin(&self) -> Option<SocketAddr> {
+        self.admin
     }
 
     /// What sessions share.
@@ -161,6 +176,9 @@ impl Server {
                 shape.segments,
                 log.live().0,
             );
+        }
+        if let Some(admin) = self.admin {
+            text += &format!("  watched at http://{admin}/ (page) and http://{admin}/metrics\n");
         }
         for namespace in self.shared.cache.policies().iter() {
             let prefix = String::from_utf8_lossy(&namespace.prefix).escape_debug().to_string();
@@ -267,6 +285,7 @@ impl Signals {
 
 /// Reads the configuration again at each SIGHUP. All that has changed takes effect, or nothing.
 async fn reload(shared: Arc<Shared>, mut hangups: Signal) {
+    let _alive = shared.cache.vitals().guard("the task that reloads the configuration");
     while hangups.recv().await.is_some() {
         let shared = shared.clone();
         let reloaded = tokio::task::spawn_blocking(move || shared.reload()).await;
@@ -287,6 +306,7 @@ async fn reload(shared: Arc<Shared>, mut hangups: Signal) {
 
 /// What happens once a second.
 async fn tick(shared: Arc<Shared>) {
+    let _alive = shared.cache.vitals().guard("the task that ticks");
     let mut interval = tokio::time::interval(TICK);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {

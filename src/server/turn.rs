@@ -28,8 +28,6 @@ const READ: usize = 64 << 10;
 const ROOM: usize = 2 * READ;
 /// Requests after which nothing more is read.
 const MANY: usize = 512;
-/// One turn in so many is timed.
-const SAMPLE_TURNS: u32 = 16;
 /// Room of a large turn that is kept for the next, in spans and requests.
 const KEEP: usize = 16 << 10;
 
@@ -43,7 +41,6 @@ pub(super) struct Turn {
     found: Vec<Found>,
     parts: Vec<Part>,
     outbox: Outbox,
-    turns: u32,
 }
 
 /// One connection's part of a turn.
@@ -76,7 +73,6 @@ impl Default for Turn {
             found: Vec::new(),
             parts: Vec::new(),
             outbox: Outbox::default(),
-            turns: 0,
         }
     }
 }
@@ -118,8 +114,7 @@ impl Turn {
 
     /// Carries out what was gathered, and sends the replies.
     pub(super) fn carry_out(&mut self) {
-        self.turns = self.turns.wrapping_add(1);
-        let started = self.turns.is_multiple_of(SAMPLE_TURNS).then(Instant::now);
+        let started = Instant::now();
         let Self { room, batch, found, parts, outbox, .. } = self;
         if let Some(part) = parts.first() {
             command::load_first(&part.connection.session, found);
@@ -127,9 +122,8 @@ impl Turn {
         for part in parts.iter_mut() {
             part.carry_out(room, batch, found, outbox);
         }
-        if let (Some(started), Some(part)) = (started, parts.first()) {
-            let nanos = started.elapsed().as_nanos() as u64;
-            command::note_batch(&part.connection.session, batch.len() as u64, nanos);
+        if let Some(part) = parts.first() {
+            part.connection.session.stats.turns.note(started.elapsed(), 1);
         }
         outbox.send();
     }

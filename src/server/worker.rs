@@ -115,6 +115,7 @@ impl Worker {
         let thread =
             thread::Builder::new().name(format!("larder-worker-{index}")).spawn(move || {
                 let _runtime = runtime.enter();
+                let _alive = shared.cache.vitals().guard(format!("worker {index}"));
                 let cache = Rc::new(RefCell::new(shared.cache.local(shared.local_limit())));
                 let local = Local {
                     index,

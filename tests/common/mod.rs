@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+#[path = "http.rs"]
+pub mod http;
 #[path = "redis.rs"]
 mod instance;
 
@@ -21,6 +23,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Server {
     child: Child,
     port: u16,
+    admin: Option<String>,
     dir: PathBuf,
     keep: Option<tempfile::TempDir>,
 }
@@ -61,27 +64,41 @@ impl Server {
     pub fn start_through(program: &str, before: &[&str], dir: &Path, args: &[&str]) -> Self {
         let larder = env!("CARGO_BIN_EXE_larder");
         let path = (program != larder).then_some(larder);
+        // The default's port is one for all.
+        let no_admin: &[&str] = if args.contains(&"--admin") { &[] } else { &["--admin", ""] };
         let mut child = Command::new(program)
             .args(before)
             .args(path)
             .args(args)
+            .args(no_admin)
             .args(["--port", "0", "--dir", dir.to_str().expect("a plain path")])
             .stdout(Stdio::piped())
             .spawn()
             .expect("larder starts");
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let ready = lines
-            .by_ref()
-            .find_map(|line| line.expect("text").strip_prefix("ready port=").map(str::to_owned));
-        let port = ready.expect("larder says when it is ready").parse().expect("a port");
+        let mut admin = None;
+        let port = loop {
+            let line = lines.next().expect("larder says when it is ready").expect("text");
+            if let Some((_, address)) = line.split_once("watched at http://") {
+                admin = address.split_once('/').map(|(address, _)| address.to_owned());
+            }
+            if let Some(port) = line.strip_prefix("ready port=") {
+                break port.parse().expect("a port");
+            }
+        };
         // Whatever it prints later must not fill the pipe.
         std::thread::spawn(move || lines.for_each(drop));
-        Self { child, port, dir: dir.to_owned(), keep: None }
+        Self { child, port, admin, dir: dir.to_owned(), keep: None }
     }
 
     /// The port.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The admin address, of a server that was started with `--admin`.
+    pub fn admin(&self) -> &str {
+        self.admin.as_deref().expect("an admin address")
     }
 
     /// The process.

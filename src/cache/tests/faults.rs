@@ -179,9 +179,9 @@ async fn goes_on(tiers: Tiers, dir: &Path, faults: &Arc<DiskFaults>) {
     eventually(|| tiers.log().queue.len().0 == 0).await;
     let kept: Vec<u64> = records(&tiers, KEYS, LEN).into_iter().map(|(_, key)| key).collect();
     assert!(kept.len() as u64 > KEYS / 2, "{} are on disk", kept.len());
-    assert_eq!(missing(&tiers, 0..KEYS, LEN).await, []);
+    assert!(missing(&tiers, 0..KEYS, LEN).await.is_empty());
     let tiers = killed(tiers, dir, faults).await;
-    assert_eq!(missing(&tiers, kept.into_iter(), LEN).await, []);
+    assert!(missing(&tiers, kept.into_iter(), LEN).await.is_empty());
 }
 
 /// An end in the middle of a write: what was written before is a hit, what was being written a miss.

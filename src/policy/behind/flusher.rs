@@ -33,6 +33,7 @@ use crate::{
     journal::{JournalError, Position},
     store::{Applied, Overtaken, StoreError},
     tier::shelf::next_random,
+    vitals::Alive,
 };
 
 /// The shortest and the longest pause after the store has failed.
@@ -52,7 +53,7 @@ fn pause((least, most): (Duration, Duration), n: u32) -> Duration {
 }
 
 /// Flushes a lane until its line is gone, or the journal has failed.
-pub(super) async fn run(line: Weak<Line>, part: usize) {
+pub(super) async fn run(line: Weak<Line>, part: usize, _alive: Alive) {
     let (mut failures, mut conflicts) = (0, 0);
     loop {
         let Some(line) = line.upgrade() else { return };

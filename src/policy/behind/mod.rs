@@ -36,6 +36,7 @@ use crate::{
     journal::{self, Effect, Fsync, Journal, JournalError, Position, Reservation},
     store::{Change, Record, Store},
     tier::disk::Disk,
+    vitals::Vitals,
 };
 use dead::DeadLetters;
 use lane::{Landed, Lane, Number, Since};
@@ -213,11 +214,12 @@ impl Behind {
     }
 
     /// Starts bringing changes to the stores, below this cache.
-    pub fn start(&self, runtime: &Handle, above: impl Above) {
+    pub fn start(&self, runtime: &Handle, above: impl Above, vitals: &Vitals) {
         let _ = self.common.above.set(Box::new(above));
         for line in &self.lines {
             for part in 0..line.parts.len() {
-                runtime.spawn(flusher::run(Arc::downgrade(line), part));
+                let alive = vitals.guard("a flusher of write-behind");
+                runtime.spawn(flusher::run(Arc::downgrade(line), part, alive));
             }
         }
     }

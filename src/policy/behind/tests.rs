@@ -86,7 +86,7 @@ impl Bench {
         Behind::open(&mut policies, options, dead, disk_too, Clock::default())?;
         let noted = Noted::default();
         let behind = policies.behind().expect("it is open").clone();
-        behind.start(&Handle::current(), noted.clone());
+        behind.start(&Handle::current(), noted.clone(), &Vitals::default());
         Ok(Self { policies, inner, faults, disk, dir, noted })
     }
 
