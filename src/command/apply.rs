@@ -141,6 +141,7 @@ impl Session {
         self.settings = self.shared.live.get().clone();
         let slow = self.settings.slowlog_log_slower_than;
         let monitored = self.settings.latency_monitor_threshold;
+        self.tracks = self.settings.latency_tracking;
         self.times_each = slow.is_some_and(|least| least.as_micros() < TIME_EACH_BELOW)
             || !monitored.is_zero() && monitored < Duration::from_millis(2);
     }

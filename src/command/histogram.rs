@@ -72,6 +72,21 @@ impl Durations {
         self.buckets.iter().sum()
     }
 
+    /// How many took up to so many whole microseconds, where that is more than for fewer.
+    pub fn by_micros(&self) -> Vec<(u64, u64)> {
+        let mut counts: Vec<(u64, u64)> = Vec::new();
+        let mut below = 0;
+        for (at, count) in self.buckets.iter().enumerate().filter(|(_, count)| **count > 0) {
+            below += count;
+            let micros = bound(at).as_micros().max(1) as u64;
+            match counts.last_mut().filter(|last| last.0 == micros) {
+                Some(last) => last.1 = below,
+                None => counts.push((micros, below)),
+            }
+        }
+        counts
+    }
+
     /// The mean in nanoseconds; 0 of none.
     pub fn mean(&self) -> f64 {
         match self.count() {
@@ -157,6 +172,7 @@ mod tests {
         assert_eq!(all.quantile(0.98), Duration::from_nanos(250));
         assert_eq!(all.quantile(0.99), Duration::from_micros(4));
         assert_eq!(all.quantile(1.0), bound(BOUNDED - 1));
+        assert_eq!(all.by_micros(), [(1, 98), (4, 99), (4_194_304, 100)]);
         assert_eq!(all.nanos, 98 * 200 + 3_000 + 9_000_000_000);
     }
 

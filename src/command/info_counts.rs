@@ -46,18 +46,23 @@ impl Counts {
     }
 }
 
-/// `# Latencystats`: how long the commands took that were called, in microseconds, to the next power of two.
+/// `# Latencystats`: how long the commands took that were called, in microseconds; at most twice what it was.
 pub(super) fn latencies(session: &Session, text: &mut Text) {
+    let percentiles = &session.settings.latency_tracking_info_percentiles;
+    if !session.settings.latency_tracking || percentiles.iter().next().is_none() {
+        return;
+    }
     for entry in table::all() {
         let durations = session.shared.durations(usize::from(entry.index));
         if durations.count() == 0 {
             continue;
         }
-        let shares = [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)];
-        let shown = shares.map(|(name, share)| {
-            format!("{name}={:.3}", durations.quantile(share).as_nanos() as f64 / 1e3)
+        let shown = percentiles.iter().map(|(name, percent)| {
+            let micros = durations.quantile(percent / 100.0).as_nanos() as f64 / 1e3;
+            format!("p{name}={micros:.3}")
         });
-        text.field(&format!("latency_percentiles_usec_{}", entry.full_name()), shown.join(","));
+        let shown = shown.collect::<Vec<_>>().join(",");
+        text.field(&format!("latency_percentiles_usec_{}", entry.full_name()), shown);
     }
 }
 

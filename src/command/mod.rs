@@ -97,6 +97,8 @@ pub const TIME_EACH_BELOW: u128 = 1_000;
 
 /// Arguments of a command that is fast whatever its class.
 const FEW: usize = 16;
+/// So many calls of each command are all timed.
+const FIRST_CALLS: u64 = 64;
 
 type Keys<'a> = SmallVec<[(Key<'a>, Use); 1]>;
 
@@ -225,9 +227,7 @@ pub fn dispatch(
         return Next::Pause;
     }
     let mark = out.mark();
-    let times =
-        if times_each(session, entry, args) { Some(1) } else { session.stats.sampler.take() };
-    let next = match times {
+    let next = match times(session, entry, args) {
         Some(times) => timed(session, entry, args, times, out),
         None => carry_out(session, entry, args, out),
     };
@@ -243,11 +243,18 @@ pub fn dispatch(
     next
 }
 
-/// Whether a command is timed by itself: slow classes and long argument lists always, the others if the
-/// slow log asks for it.
+/// Whether a command is timed, and for how many it counts: slow classes, long argument lists and the first few
+/// of each command always, the others if the slow log asks for it, or as samples.
 #[inline]
-fn times_each(session: &Session, entry: &Entry, args: Args<'_>) -> bool {
-    !entry.row.flags.has(Flags::FAST) || session.times_each || args.len() > FEW
+fn times(session: &Session, entry: &Entry, args: Args<'_>) -> Option<u64> {
+    if !entry.row.flags.has(Flags::FAST) || session.times_each || args.len() > FEW {
+        return Some(1);
+    }
+    if !session.tracks {
+        return None;
+    }
+    let calls = session.stats.rows[usize::from(entry.index)].calls.get();
+    if calls < FIRST_CALLS { Some(1) } else { session.stats.sampler.take() }
 }
 
 /// Carries out a command that counts for so many of its like.
@@ -270,7 +277,9 @@ fn timed(
 /// Counts the time that a command took, and logs it if it was slow.
 fn note_time(session: &Session, entry: &Entry, args: Args<'_>, started: Instant, times: u64) {
     let took = started.elapsed();
-    session.stats.rows[usize::from(entry.index)].durations.note(took, times);
+    if session.tracks {
+        session.stats.rows[usize::from(entry.index)].durations.note(took, times);
+    }
     if !entry.row.flags.has(Flags::SKIP_SLOWLOG) {
         let settings = &session.settings;
         let slow = settings.slowlog_log_slower_than.is_some_and(|least| took >= least);

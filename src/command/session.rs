@@ -71,6 +71,8 @@ pub struct Session {
     pub no_touch: bool,
     /// Whether every command is timed by itself (the slow log's threshold is low).
     pub times_each: bool,
+    /// Whether it is kept how long commands take.
+    pub tracks: bool,
     /// The time of the batch in unix milliseconds.
     pub now: u64,
     /// What the connection has to do after the command.
@@ -98,6 +100,7 @@ impl Session {
             replies: Replies::On,
             no_touch: false,
             times_each: false,
+            tracks: true,
             now: 0,
             after: After::Nothing,
             monitor: None,

@@ -130,6 +130,7 @@ fn values(kind: Kind) -> String {
         Kind::Text | Kind::Secret => "text".to_owned(),
         Kind::Path => "path".to_owned(),
         Kind::Addresses => "list of addresses; for CONFIG separated by blanks".to_owned(),
+        Kind::Percentiles => "list of percentiles; for CONFIG separated by blanks".to_owned(),
         Kind::List(what) => what.to_owned(),
         Kind::Endpoint => "`\"ADDRESS:PORT\"`".to_owned(),
         Kind::Limits => "`\"CLASS HARD SOFT SECONDS ...\"`".to_owned(),

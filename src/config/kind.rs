@@ -6,7 +6,7 @@ use std::time::Duration;
 use toml_edit::{Array, Formatted, Value as Toml};
 
 use super::{
-    types::{BindAddress, Endpoint, OutputLimit, OutputLimits},
+    types::{BindAddress, Endpoint, OutputLimit, OutputLimits, Percentiles},
     unit::{Measure, duration_text, parse_duration, parse_size, size_text},
 };
 
@@ -43,6 +43,8 @@ pub enum Kind {
     Addresses,
     /// An address with a port to listen on; empty is none.
     Endpoint,
+    /// Percentiles, from 0 to 100.
+    Percentiles,
     /// Output limits by class of client.
     Limits,
     /// A list in a table of the file, which its reader takes apart; this is what it is a list of.
@@ -106,7 +108,7 @@ pub enum Value {
     Choice(&'static str),
     /// Of [`Kind::Text`], [`Kind::Path`], [`Kind::Secret`] and [`Kind::Endpoint`].
     Text(String),
-    /// Of [`Kind::Addresses`].
+    /// Of [`Kind::Addresses`] and [`Kind::Percentiles`].
     Words(Vec<String>),
     /// Of [`Kind::Limits`]: the classes named, the others keep what they have.
     Limits(Vec<(&'static str, OutputLimit)>),
@@ -150,6 +152,7 @@ impl Kind {
                 "" => Ok(Value::Text(String::new())),
                 text => Endpoint::parse(text).map_err(Refusal::Because).and_then(|_| bounded(text)),
             },
+            Self::Percentiles => words(text.split_ascii_whitespace(), Percentiles::parse),
             Self::Limits => OutputLimits::parse(text).map(Value::Limits).map_err(Refusal::Because),
             Self::List(_) => Err(Refusal::Form),
         }
@@ -178,6 +181,9 @@ impl Kind {
             },
             (Self::Integer(..), Toml::String(_)) => Err(Refusal::Form),
             (Self::Addresses, Toml::Array(list)) => strings(list).and_then(addresses),
+            (Self::Percentiles, Toml::Array(list)) => {
+                strings(list).and_then(|list| words(list, Percentiles::parse))
+            }
             (_, Toml::String(text)) => self.parse(text.value()),
             _ => Err(Refusal::Form),
         }
@@ -238,6 +244,7 @@ impl Kind {
             Self::Path => "a path".to_owned(),
             Self::Addresses => format!("at most {MAX_WORDS} addresses, such as \"127.0.0.1\""),
             Self::Endpoint => "an address and a port, such as \"127.0.0.1:9379\"".to_owned(),
+            Self::Percentiles => "percentiles, such as \"50 99 99.9\"".to_owned(),
             Self::Limits => "limits such as \"normal 64mb 0 0\"".to_owned(),
             Self::List(what) => format!("a {what}"),
         }
@@ -288,6 +295,7 @@ impl Kind {
             Self::Addresses => "ADDRESS",
             Self::Endpoint => "ADDRESS:PORT",
             Self::List(_) => "LIST",
+            Self::Percentiles => "PERCENTILES",
             Self::Limits => "LIMITS",
         }
     }
@@ -345,14 +353,19 @@ fn bounded(text: &str) -> Result<Value, Refusal> {
     Ok(Value::Text(text.to_owned()))
 }
 
-fn addresses<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<Value, Refusal> {
-    let words = words.into_iter().map(|word| match BindAddress::parse(word) {
-        Ok(address) => Ok(address.to_string()),
-        Err(why) => Err(Refusal::Because(why)),
-    });
-    let words = words.collect::<Result<Vec<_>, _>>()?;
+fn addresses<'a>(list: impl IntoIterator<Item = &'a str>) -> Result<Value, Refusal> {
+    words(list, |word| BindAddress::parse(word).map(|address| address.to_string()))
+}
+
+/// Words, each as this reads it.
+fn words<'a>(
+    list: impl IntoIterator<Item = &'a str>,
+    parse: fn(&str) -> Result<String, &'static str>,
+) -> Result<Value, Refusal> {
+    let words: Result<Vec<_>, _> = list.into_iter().map(parse).collect();
+    let words = words.map_err(Refusal::Because)?;
     if words.len() > MAX_WORDS {
-        return Err(Refusal::Because("Too many bind addresses specified."));
+        return Err(Refusal::Because("there are too many of them"));
     }
     Ok(Value::Words(words))
 }

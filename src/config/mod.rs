@@ -46,7 +46,7 @@ pub use self::{
     tables::{STORE_KEYS, StoreConfig, StoreKind, TableKey},
     types::{
         BindAddress, Endpoint, JournalFsync, JournalRecover, LogLevel, MaxmemoryPolicy,
-        OutputLimit, OutputLimits, Recover, Secret,
+        OutputLimit, OutputLimits, Percentiles, Recover, Secret,
     },
 };
 

@@ -11,7 +11,7 @@ use super::{
     machine,
     types::{
         BindAddress, Endpoint, Field, JournalFsync, JournalRecover, LogLevel, MaxmemoryPolicy,
-        OutputLimit, OutputLimits, Recover, Secret,
+        OutputLimit, OutputLimits, Percentiles, Recover, Secret,
     },
 };
 use crate::tier::log as disk;
@@ -261,6 +261,11 @@ settings! {
         /// Events that take longer are kept for LATENCY; 0 keeps none.
         latency_monitor_threshold: Duration = Duration::ZERO,
             "latency-monitor-threshold", Kind::Time(Unit::Millis, 0, i64::MAX / 1_000), Live;
+        /// Keep how long commands take, for INFO latencystats, LATENCY HISTOGRAM and the metrics.
+        latency_tracking: bool = true, "latency-tracking", Kind::Bool, Live;
+        /// The percentiles of that which INFO latencystats shows.
+        latency_tracking_info_percentiles: Percentiles = Percentiles::usual(),
+            "latency-tracking-info-percentiles", Kind::Percentiles, Live;
     }
 }
 
@@ -451,6 +456,7 @@ mod tests {
             Kind::Text | Kind::Path | Kind::Secret => "some text",
             Kind::Addresses => "10.0.0.1 -::",
             Kind::Endpoint => "-[::1]:80",
+            Kind::Percentiles => "1 99.99",
             Kind::Limits => "normal 1 2 3",
             Kind::List(_) => unreachable!("only tables of the file have lists"),
         }

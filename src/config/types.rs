@@ -253,6 +253,36 @@ field!(
     Value::Words(words) => words.iter().filter_map(|word| BindAddress::parse(word).ok()).collect()
 );
 
+/// Percentiles, as INFO shows them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Percentiles(Vec<String>);
+
+impl Percentiles {
+    /// Redis's: the median, and the two that tell of the slowest.
+    pub fn usual() -> Self {
+        Self(["50", "99", "99.9"].map(str::to_owned).into())
+    }
+
+    /// Reads one, from 0 to 100; its usual writing.
+    pub(super) fn parse(text: &str) -> Result<String, &'static str> {
+        let percent: f64 =
+            text.parse().map_err(|_| "Invalid latency-tracking-info-percentiles parameters")?;
+        match (0.0..=100.0).contains(&percent) {
+            true => Ok(percent.to_string()),
+            false => {
+                Err("latency-tracking-info-percentiles parameters should sit between [0.0,100.0]")
+            }
+        }
+    }
+
+    /// Each with its writing.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, f64)> {
+        self.0.iter().map(|text| (text.as_str(), text.parse().unwrap_or_default()))
+    }
+}
+
+field!(Percentiles, |me| Value::Words(me.0.clone()), Value::Words(words) => Self(words));
+
 /// An address with a port to listen on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {

@@ -114,15 +114,16 @@ impl Turn {
 
     /// Carries out what was gathered, and sends the replies.
     pub(super) fn carry_out(&mut self) {
-        let started = Instant::now();
         let Self { room, batch, found, parts, outbox, .. } = self;
+        let tracks = parts.first().is_some_and(|part| part.connection.session.tracks);
+        let started = tracks.then(Instant::now);
         if let Some(part) = parts.first() {
             command::load_first(&part.connection.session, found);
         }
         for part in parts.iter_mut() {
             part.carry_out(room, batch, found, outbox);
         }
-        if let Some(part) = parts.first() {
+        if let (Some(started), Some(part)) = (started, parts.first()) {
             part.connection.session.stats.turns.note(started.elapsed(), 1);
         }
         outbox.send();

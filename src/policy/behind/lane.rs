@@ -50,6 +50,8 @@ const PIECES: usize = 8;
 const FOR_OLDEST: u32 = 4;
 /// And one in so many for a key that was refused alone before.
 const FOR_ALONE: u32 = 16;
+/// Of those that wait apart so many are looked at for their age, while writes wait for the lane.
+const LOOKED_AT: usize = 1024;
 
 /// Where a dirty key is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,11 +185,11 @@ impl Lane {
         self.bytes
     }
 
-    /// Since when the oldest change is here.
+    /// Since when the oldest change is here; of very many that wait apart, the oldest of some.
     pub(super) fn oldest(&self) -> Option<Instant> {
         let front = self.queue.front().and_then(|number| self.dirty.get(*number));
         let alone = self.later.iter().map(|Reverse((_, number))| number);
-        let apart = alone.chain(self.pieces.iter().flatten());
+        let apart = alone.take(LOOKED_AT).chain(self.pieces.iter().flatten().take(LOOKED_AT));
         let apart = apart.filter_map(|number| self.dirty.get(*number));
         front.into_iter().chain(apart).map(|dirty| dirty.since.at).chain(self.flying).min()
     }
