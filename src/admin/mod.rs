@@ -15,6 +15,8 @@ mod health;
 mod page;
 mod scrape;
 
+pub use scrape::text as metrics;
+
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -113,7 +115,7 @@ impl Admin {
                 let state = self.page.state(&self.shared);
                 respond(StatusCode::OK, JSON, state)
             }
-            "/metrics" => respond(StatusCode::OK, METRICS, scrape::text(&self.shared)),
+            "/metrics" => respond(StatusCode::OK, METRICS, metrics(&self.shared)),
             "/livez" => health::live(&self.shared).answer(),
             "/readyz" => health::ready(&self.shared).await.answer(),
             _ => respond(StatusCode::NOT_FOUND, PLAIN, "not here\n"),

@@ -25,8 +25,8 @@ use crate::{
     tier::log::Log,
 };
 
-/// All of it.
-pub(super) fn text(shared: &Shared) -> String {
+/// All metrics, in the text format of Prometheus.
+pub fn text(shared: &Shared) -> String {
     let mut text = Exposition::default();
     process(shared, &mut text);
     clients(shared, &mut text);
