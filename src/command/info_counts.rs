@@ -5,16 +5,28 @@ use super::{Session, figures::ratio, info::Text, shared::Shared, table};
 /// `# Commandstats`: the commands that were called, or refused.
 pub(super) fn commands(session: &Session, text: &mut Text) {
     let shared = &session.shared;
-    let sampled = ratio(
-        shared.sum(|worker| worker.sampled_nanos.get()),
-        shared.sum(|worker| worker.sampled_commands.get()),
-    );
+    let sampled = sampled(shared);
     for entry in table::all() {
         let counts = Counts::of(shared, usize::from(entry.index));
         if counts.calls + counts.rejected + counts.failed > 0 {
             text.field(&format!("cmdstat_{}", entry.full_name()), counts.describe(sampled));
         }
     }
+}
+
+/// How long a command of the batches that were timed lasted on average, in nanoseconds.
+fn sampled(shared: &Shared) -> f64 {
+    ratio(
+        shared.sum(|worker| worker.sampled_nanos.get()),
+        shared.sum(|worker| worker.sampled_commands.get()),
+    )
+}
+
+/// How long all commands lasted together, in microseconds.
+pub(super) fn micros(shared: &Shared) -> f64 {
+    let sampled = sampled(shared);
+    let all = 0..table::all().len();
+    all.map(|index| Counts::of(shared, index).micros(sampled)).sum()
 }
 
 /// What all workers have counted of one command.
@@ -40,11 +52,15 @@ impl Counts {
         sum
     }
 
-    /// Commands that weren't timed by themselves are taken to have lasted as long as the mean of the
-    /// batches that were, `sampled` nanoseconds.
-    fn describe(&self, sampled: f64) -> String {
+    /// How long it lasted, all in all, in microseconds. Commands that weren't timed by themselves are taken
+    /// to have lasted as long as the mean of the batches that were, `sampled` nanoseconds.
+    fn micros(&self, sampled: f64) -> f64 {
         let rest = self.calls.saturating_sub(self.timed);
-        let micros = (self.nanos as f64 + rest as f64 * sampled) / 1_000.0;
+        (self.nanos as f64 + rest as f64 * sampled) / 1_000.0
+    }
+
+    fn describe(&self, sampled: f64) -> String {
+        let micros = self.micros(sampled);
         let mean = if self.calls == 0 { 0.0 } else { micros / self.calls as f64 };
         format!(
             "calls={},usec={},usec_per_call={mean:.2},rejected_calls={},failed_calls={}",
@@ -69,7 +85,8 @@ pub(super) fn keyspace(session: &Session, text: &mut Text) {
     for db in 0..memory.databases() {
         let (keys, expires) = memory.len(db);
         if keys > 0 {
-            let counts = format_args!("keys={keys},expires={expires},avg_ttl=0");
+            let ttl = memory.mean_ttl(db, session.now);
+            let counts = format_args!("keys={keys},expires={expires},avg_ttl={ttl}");
             text.field(&format!("db{db}"), counts);
         }
     }

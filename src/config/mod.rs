@@ -45,8 +45,8 @@ pub use self::{
     settings::{Change, SETTINGS, Setting, Settings},
     tables::{STORE_KEYS, StoreConfig, StoreKind, TableKey},
     types::{
-        BindAddress, JournalFsync, JournalRecover, LogLevel, MaxmemoryPolicy, OutputLimit,
-        OutputLimits, Recover, Secret,
+        BindAddress, JournalFsync, JournalRecover, LogFormat, LogLevel, MaxmemoryPolicy,
+        OutputLimit, OutputLimits, Recover, Secret,
     },
 };
 
