@@ -237,7 +237,8 @@ fn what_expires_is_counted_and_so_are_the_times() {
         number(client, "expired_keys") + number(client, "expired_time_cap_reached_count"),
         0
     );
-    assert_eq!(number(client, "expire_cycle_cpu_milliseconds"), 0);
+    // A look that finds nothing takes its time, too.
+    assert!(number(client, "expire_cycle_cpu_milliseconds") < 50);
 }
 
 #[test]

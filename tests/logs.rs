@@ -58,7 +58,7 @@ impl Bench {
 
 /// Has the server log a text.
 fn say(server: &Server, text: &[u8]) {
-    assert_eq!(server.raw().ask(&[b"DEBUG", b"LOG", text]), b"+OK\r\n");
+    assert_eq!(server.raw().ask(&[&b"DEBUG"[..], b"LOG", text]), b"+OK\r\n");
 }
 
 #[test]
