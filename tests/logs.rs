@@ -240,6 +240,43 @@ fn the_file_is_opened_again_at_sighup() {
 }
 
 #[test]
+fn breakers_and_reloads_are_a_line_each_at_their_level() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = |name: &str| dir.path().join(name).to_str().expect("plain").to_owned();
+    let toml = format!(
+        "loglevel = 'verbose'\nlog-format = 'json'\nlogfile = '{}'\n\
+         [store.web]\nkind = 'http'\nurl = 'http://127.0.0.1:1/'\nbreaker-least-calls = 2\n\
+         [[namespace]]\nprefix = 'b:'\nmode = 'read-through'\nstore = 'web'\nttl = '1s'\n",
+        path("log")
+    );
+    let server = Server::start_with_in(dir.path(), &toml, &[]);
+    let client = &mut server.raw();
+    let events = |with: &str| -> Vec<_> {
+        let log = fs::read_to_string(path("log")).expect("the log");
+        let events = log.lines().map(|line| json::object(line).expect("an object"));
+        events.filter(|event| event["message"].contains(with)).collect()
+    };
+    let one = |with: &str, level: &str| {
+        eventually(with, || !events(with).is_empty());
+        let found = events(with);
+        assert!(found.len() == 1 && found[0]["level"] == level, "{found:?}");
+    };
+    eventually("it opens", || {
+        assert!(client.ask_line("GET b:1").starts_with("-STOREDOWN"));
+        !events("and is open").is_empty()
+    });
+    one("store web: its breaker was closed and is open: ", "WARN");
+    expect(client, "LARDER.BREAKER CLOSE web", "+OK");
+    one("and is closed: by hand", "INFO");
+    fs::write(path("larder.toml"), toml.replace("verbose", "notice")).expect("written");
+    signal(server.pid(), "HUP");
+    one("received SIGHUP, the configuration is read again: loglevel", "INFO");
+    fs::write(path("larder.toml"), "[").expect("written");
+    signal(server.pid(), "HUP");
+    one("received SIGHUP, and nothing is changed: ", "WARN");
+}
+
+#[test]
 fn no_secret_shows_at_any_level() {
     const SECRETS: [&str; 5] =
         ["open-sesame-1", "open-sesame-2", "open-sesame-3", "open-sesame-4", "open-sesame-5"];
@@ -266,7 +303,7 @@ fn no_secret_shows_at_any_level() {
         expect(client, &format!("AUTH {first}"), "+OK");
         assert!(client.ask_line("GET a:1").starts_with("-STORE"));
         assert!(client.ask_line("GET b:1").starts_with("-STORE"));
-        eventually("the store's refusal is told", || log().contains("WRONGPASS"));
+        eventually("the store's refusal is told", || log().contains("doesn't let us in"));
         expect(client, &format!("CONFIG SET requirepass {set}"), "+OK");
         assert!(
             client.ask_line(&format!("CONFIG SET requirepass {wrong} nope 1")).starts_with('-')
