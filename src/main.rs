@@ -62,6 +62,6 @@ fn end(result: Result<(), Exit>) -> ExitCode {
 }
 
 fn fail(error: &Error) -> ExitCode {
-    eprintln!("larder: {error}");
+    larder::log::fail(error);
     ExitCode::from(error.exit_code())
 }

@@ -35,8 +35,9 @@ fn make_descriptors(clients: u32) {
 impl Shared {
     /// Brings the live settings to the cache. Call it after the settings have changed, and at start.
     pub fn apply_settings(&self) {
-        crate::log::set_level(self.live.get().loglevel);
         let settings = self.live.get();
+        crate::log::set_level(settings.loglevel);
+        crate::log::set_format(settings.log_format);
         let memory = self.cache.memory();
         memory.set_limit(usize::try_from(settings.memory_limit()).unwrap_or(usize::MAX));
         memory.set_eviction(eviction(&settings));
@@ -85,8 +86,23 @@ impl Shared {
             commands: self.sum(|worker| worker.commands.get()),
             received: self.sum(|worker| worker.received.get()),
             sent: self.sum(|worker| worker.sent.get()),
+            cycles: self.sum(|worker| worker.cycles.get()),
+            timed_cycles: self.sum(|worker| worker.timed_cycles.get()),
+            cycle_nanos: self.sum(|worker| worker.cycle_nanos.get()),
         });
         self.note_peak(figures::used_memory(self.cache.memory()));
+    }
+
+    /// Looks whether more memory is used than allowed, for INFO. Call it often, from one thread.
+    pub fn note_excess(&self) {
+        let memory = self.cache.memory();
+        let is_above = memory.used() > memory.rules().limit();
+        self.excess.note(is_above, self.cache.clock().now());
+    }
+
+    /// Notes what is used before there are any keys.
+    pub fn note_startup(&self) {
+        self.startup_memory.store(figures::used_memory(self.cache.memory()), Relaxed);
     }
 
     /// Notes a look at used memory, and returns the peak.
@@ -103,8 +119,16 @@ impl Shared {
                 &worker.connections,
                 &worker.received,
                 &worker.sent,
+                &worker.reads,
+                &worker.writes,
                 &worker.errors,
+                &worker.query_limit_closed,
                 &worker.output_limit_closed,
+                &worker.cycles,
+                &worker.timed_cycles,
+                &worker.cycle_nanos,
+                &worker.expire_nanos,
+                &worker.expire_cut_short,
             ];
             counters.into_iter().for_each(Counter::reset);
             worker.turns.reset();
@@ -115,6 +139,8 @@ impl Shared {
         }
         self.errors.clear();
         self.refused.store(0, Relaxed);
+        self.excess.reset();
+        self.lazily_freed.freed.store(0, Relaxed);
         self.cache.memory().reset_counters();
         for namespace in self.cache.policies().iter() {
             let stats = &namespace.stats;

@@ -169,6 +169,7 @@ fn authenticate(session: &mut Session, user: &[u8], password: &[u8]) -> Result<(
     let known = user == DEFAULT_USER.as_bytes();
     let right = wanted.is_empty() || same_secret(wanted.reveal().as_bytes(), password);
     if !(known && right) {
+        session.stats.denied.add(1);
         return Err(Stop::Client(WRONG_PASS));
     }
     session.authenticated = true;

@@ -18,6 +18,8 @@ pub struct MemoryFigures {
     pub used: u64,
     /// The most of that at any look.
     pub peak: u64,
+    /// What it had allocated before there were any keys.
+    pub startup: u64,
     /// What the kernel counts as resident.
     pub rss: u64,
     /// Entries: keys, values and headers.
@@ -43,12 +45,18 @@ impl MemoryFigures {
         let keys = (0..memory.databases()).map(|db| memory.len(db).0 as u64).sum();
         let clients = shared.clients.iter().map(|client| buffered(&client)).sum();
         let peak = shared.note_peak(used);
-        Self { used, peak, rss: rss(), dataset, counted, clients, keys, allocator }
+        let startup = shared.startup_memory.load(Relaxed);
+        Self { used, peak, startup, rss: rss(), dataset, counted, clients, keys, allocator }
     }
 
     /// What isn't entries.
     pub fn overhead(&self) -> u64 {
         self.used.saturating_sub(self.dataset)
+    }
+
+    /// Which part of what was allocated since the start is entries, in percent.
+    pub fn dataset_percent(&self) -> f64 {
+        100.0 * ratio(self.dataset, self.used.saturating_sub(self.startup)).min(1.0)
     }
 
     /// How much more is resident than used: 1 is none.

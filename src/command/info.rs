@@ -1,8 +1,9 @@
 //! INFO: the state of the server, section by section, with Redis's names for what is the same here
 //! (<https://redis.io/docs/latest/commands/info/>).
 //!
-//! Fields that would have no true value in Larder are left out. `larder_version`, the sections
-//! `tiers`, `namespaces` and `stores`, and fields that begin with `larder_` are our own.
+//! Fields that would have no true value in Larder are left out; `docs/info.md` says which, and why.
+//! `larder_version`, the sections `tiers`, `namespaces` and `stores`, and fields that begin with `larder_`
+//! are our own.
 
 use std::{
     fmt::{Display, Write},
@@ -12,14 +13,14 @@ use std::{
 use rustix::system::uname;
 
 use super::{
-    Args, Session, allocator, breaker_command,
+    Args, Session, TIDY_EVERY, allocator, breaker_command,
     figures::{CpuFigures, MemoryFigures, human, ratio, system_memory},
     info_counts, namespace_command,
     row::{Row, Run},
     server::{ANYWHERE, SUB},
     tiers,
 };
-use crate::{cache::tx::Stop, clock, protocol::Reply};
+use crate::{cache::tx::Stop, clock, protocol::Reply, tier::eviction::lru_clock};
 
 /// The version of Redis whose commands and replies we follow.
 pub const REDIS_VERSION: &str = "7.2.4";
@@ -56,7 +57,12 @@ impl Text {
 
     /// Adds fields that are zero because there is nothing that they could count.
     fn zeros(&mut self, names: &[&str]) {
-        names.iter().for_each(|name| self.field(name, 0));
+        self.same(0, names);
+    }
+
+    /// Adds fields that always have this value.
+    fn same(&mut self, value: impl Display, names: &[&str]) {
+        names.iter().for_each(|name| self.field(name, &value));
     }
 }
 
@@ -136,9 +142,13 @@ fn server(session: &Session, text: &mut Text) {
     let uptime = shared.started.elapsed().as_secs();
     text.field("redis_version", REDIS_VERSION);
     text.field("larder_version", LARDER_VERSION);
+    // As in a Redis that wasn't built from a checkout.
+    text.field("redis_git_sha1", "00000000");
+    text.field("redis_git_dirty", 0);
     text.field("redis_mode", "standalone");
     text.field("os", names.map(|name| name.to_string_lossy().into_owned()).join(" "));
     text.field("arch_bits", usize::BITS);
+    text.field("monotonic_clock", "POSIX clock_gettime");
     text.field("multiplexing_api", "epoll");
     text.field("process_id", std::process::id());
     text.field("process_supervised", "no");
@@ -147,8 +157,14 @@ fn server(session: &Session, text: &mut Text) {
     text.field("server_time_usec", clock::micros());
     text.field("uptime_in_seconds", uptime);
     text.field("uptime_in_days", uptime / 86_400);
+    text.same(1_000 / TIDY_EVERY.as_millis(), &["hz", "configured_hz"]);
+    text.field("lru_clock", lru_clock(session.now));
     text.field("executable", one_line(std::env::current_exe().unwrap_or_default().display()));
     text.field("config_file", one_line(shared.live.path().unwrap_or("".as_ref()).display()));
+    text.field("io_threads_active", 0);
+    for (name, listener) in shared.listeners.get().into_iter().flatten() {
+        text.field(name, one_line(listener));
+    }
     text.field("larder_workers", shared.workers.len());
 }
 
@@ -185,27 +201,51 @@ fn memory(session: &Session, text: &mut Text) {
     text.bytes("used_memory_peak", memory.peak);
     text.field("used_memory_peak_perc", percent(memory.used, memory.peak));
     text.field("used_memory_overhead", memory.overhead());
+    text.field("used_memory_startup", memory.startup);
     text.field("used_memory_dataset", memory.dataset);
-    text.field("used_memory_dataset_perc", percent(memory.dataset, memory.used));
+    text.field("used_memory_dataset_perc", format_args!("{:.2}%", memory.dataset_percent()));
     text.field("larder_used_memory_counted", memory.counted);
-    text.bytes("total_system_memory", system_memory());
-    text.bytes("maxmemory", session.cache().memory().rules().limit() as u64);
-    text.field("maxmemory_policy", session.cache().memory().rules().eviction().name());
     if let Some(figures) = memory.allocator {
         text.field("allocator_allocated", figures.allocated);
         text.field("allocator_active", figures.active);
         text.field("allocator_resident", figures.resident);
+    }
+    text.bytes("total_system_memory", system_memory());
+    // There are no scripts and no functions.
+    text.bytes("used_memory_lua", 0);
+    text.zeros(&[
+        "used_memory_vm_eval",
+        "used_memory_scripts_eval",
+        "number_of_cached_scripts",
+        "number_of_functions",
+        "number_of_libraries",
+        "used_memory_vm_functions",
+    ]);
+    text.bytes("used_memory_vm_total", 0);
+    text.zeros(&["used_memory_functions"]);
+    text.bytes("used_memory_scripts", 0);
+    text.bytes("maxmemory", session.cache().memory().rules().limit() as u64);
+    text.field("maxmemory_policy", session.cache().memory().rules().eviction().name());
+    if let Some(figures) = memory.allocator {
         compare(text, "allocator_frag", figures.active, figures.allocated);
         compare(text, "allocator_rss", figures.resident, figures.active);
         compare(text, "rss_overhead", memory.rss, figures.resident);
     }
     text.field("mem_fragmentation_ratio", format_args!("{:.2}", memory.fragmentation()));
     text.field("mem_fragmentation_bytes", memory.rss.wrapping_sub(memory.used) as i64);
-    text.zeros(&["mem_not_counted_for_evict", "mem_replication_backlog", "mem_clients_slaves"]);
+    text.zeros(&[
+        "mem_not_counted_for_evict",
+        "mem_replication_backlog",
+        "mem_total_replication_buffers",
+        "mem_clients_slaves",
+    ]);
     text.field("mem_clients_normal", memory.clients);
     text.zeros(&["mem_cluster_links", "mem_aof_buffer"]);
     text.field("mem_allocator", allocator::name());
     text.field("active_defrag_running", 0);
+    let freed = &session.shared.lazily_freed;
+    text.field("lazyfree_pending_objects", freed.pending.load(Relaxed));
+    text.field("lazyfreed_objects", freed.freed.load(Relaxed));
 }
 
 fn percent(of: u64, all: u64) -> String {
@@ -218,15 +258,42 @@ fn compare(text: &mut Text, name: &str, of: u64, than: u64) {
     text.field(&format!("{name}_bytes"), of.wrapping_sub(than) as i64);
 }
 
-fn persistence(_: &Session, text: &mut Text) {
+/// There are neither RDB files nor an AOF, and no process is forked for them.
+fn persistence(session: &Session, text: &mut Text) {
+    // Whoever can ask is served: memory comes back beside that.
     text.zeros(&[
         "loading",
         "async_loading",
+        "current_cow_peak",
+        "current_cow_size",
+        "current_cow_size_age",
+    ]);
+    text.field("current_fork_perc", "0.00");
+    text.zeros(&[
+        "current_save_keys_processed",
+        "current_save_keys_total",
         "rdb_bgsave_in_progress",
+    ]);
+    text.same(-1, &["rdb_last_bgsave_time_sec", "rdb_current_bgsave_time_sec"]);
+    text.zeros(&[
+        "rdb_saves",
+        "rdb_last_cow_size",
+        "rdb_last_load_keys_expired",
+        "rdb_last_load_keys_loaded",
         "aof_enabled",
         "aof_rewrite_in_progress",
         "aof_rewrite_scheduled",
     ]);
+    text.same(-1, &["aof_last_rewrite_time_sec", "aof_current_rewrite_time_sec"]);
+    text.zeros(&[
+        "aof_rewrites",
+        "aof_rewrites_consecutive_failures",
+        "aof_last_cow_size",
+        "module_fork_in_progress",
+        "module_fork_last_cow_size",
+    ]);
+    let warming = session.shared.warming.get().is_some_and(|thread| !thread.is_finished());
+    text.field("larder_warming", u8::from(warming));
 }
 
 fn stats(session: &Session, text: &mut Text) {
@@ -246,8 +313,16 @@ fn stats(session: &Session, text: &mut Text) {
     text.field("rejected_connections", shared.refused.load(Relaxed));
     text.zeros(&["sync_full", "sync_partial_ok", "sync_partial_err"]);
     text.field("expired_keys", memory.expired());
+    let stale = 100.0 * memory.stale_part(session.now);
+    text.field("expired_stale_perc", format_args!("{stale:.2}"));
+    let cut_short = shared.sum(|worker| worker.expire_cut_short.get());
+    text.field("expired_time_cap_reached_count", cut_short);
+    let spent = shared.sum(|worker| worker.expire_nanos.get()) / 1_000_000;
+    text.field("expire_cycle_cpu_milliseconds", spent);
     text.field("evicted_keys", memory.evicted());
     text.field("evicted_clients", 0);
+    text.field("total_eviction_exceeded_time", shared.excess.total(session.now));
+    text.field("current_eviction_exceeded_time", shared.excess.current(session.now));
     text.field("keyspace_hits", shared.lookups(|tally| &tally.hits));
     text.field("keyspace_misses", shared.lookups(|tally| &tally.misses));
     text.zeros(&[
@@ -256,13 +331,40 @@ fn stats(session: &Session, text: &mut Text) {
         "pubsubshard_channels",
         "latest_fork_usec",
         "total_forks",
+        "migrate_cached_sockets",
+        "slave_expires_tracked_keys",
+        "active_defrag_hits",
+        "active_defrag_misses",
+        "active_defrag_key_hits",
+        "active_defrag_key_misses",
+        "total_active_defrag_time",
+        "current_active_defrag_time",
         "tracking_total_keys",
         "tracking_total_items",
         "tracking_total_prefixes",
+        "unexpected_error_replies",
     ]);
     text.field("total_error_replies", shared.sum(|worker| worker.errors.get()));
+    // Redis counts those of collections; a string has nothing to be looked into.
+    text.field("dump_payload_sanitizations", 0);
+    text.field("total_reads_processed", shared.sum(|worker| worker.reads.get()));
+    text.field("total_writes_processed", shared.sum(|worker| worker.writes.get()));
+    text.zeros(&["io_threaded_reads_processed", "io_threaded_writes_processed"]);
+    let closed = shared.sum(|worker| worker.query_limit_closed.get());
+    text.field("client_query_buffer_limit_disconnections", closed);
     let closed = shared.sum(|worker| worker.output_limit_closed.get());
     text.field("client_output_buffer_limit_disconnections", closed);
+    let cycles = shared.sum(|worker| worker.cycles.get());
+    let timed = shared.sum(|worker| worker.timed_cycles.get());
+    let nanos = shared.sum(|worker| worker.cycle_nanos.get());
+    text.field("eventloop_cycles", cycles);
+    let micros = ratio(nanos, timed) * cycles as f64 / 1_000.0;
+    text.field("eventloop_duration_sum", micros as u64);
+    text.field("eventloop_duration_cmd_sum", info_counts::micros(shared) as u64);
+    text.field("instantaneous_eventloop_cycles_per_sec", rates.cycles());
+    text.field("instantaneous_eventloop_duration_usec", rates.cycle_nanos() / 1_000);
+    text.field("acl_access_denied_auth", shared.sum(|worker| worker.denied.get()));
+    text.zeros(&["acl_access_denied_cmd", "acl_access_denied_key", "acl_access_denied_channel"]);
 }
 
 fn replication(_: &Session, text: &mut Text) {
@@ -271,7 +373,12 @@ fn replication(_: &Session, text: &mut Text) {
     text.field("master_failover_state", "no-failover");
     text.field("master_repl_offset", 0);
     text.field("second_repl_offset", -1);
-    text.field("repl_backlog_active", 0);
+    text.zeros(&[
+        "repl_backlog_active",
+        "repl_backlog_size",
+        "repl_backlog_first_byte_offset",
+        "repl_backlog_histlen",
+    ]);
 }
 
 fn cpu(_: &Session, text: &mut Text) {

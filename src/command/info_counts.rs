@@ -16,6 +16,12 @@ pub(super) fn commands(session: &Session, text: &mut Text) {
     }
 }
 
+/// How long all commands lasted together, in microseconds.
+pub(super) fn micros(shared: &Shared) -> f64 {
+    let all = 0..table::all().len();
+    all.map(|index| Counts::of(shared, index).micros(&shared.durations(index))).sum()
+}
+
 /// What all workers have counted of one command.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Counts {
@@ -35,10 +41,13 @@ impl Counts {
         sum
     }
 
-    /// What wasn't timed took as long as what was, in the mean.
+    /// How long all calls took, in microseconds: those that weren't timed as long as those that were, in the mean.
+    fn micros(&self, durations: &Durations) -> f64 {
+        durations.mean() / 1_000.0 * self.calls as f64
+    }
+
     fn describe(&self, durations: &Durations) -> String {
-        let mean = durations.mean() / 1_000.0;
-        let micros = mean * self.calls as f64;
+        let (micros, mean) = (self.micros(durations), durations.mean() / 1_000.0);
         format!(
             "calls={},usec={},usec_per_call={mean:.2},rejected_calls={},failed_calls={}",
             self.calls, micros as u64, self.rejected, self.failed
@@ -82,7 +91,8 @@ pub(super) fn keyspace(session: &Session, text: &mut Text) {
     for db in 0..memory.databases() {
         let (keys, expires) = memory.len(db);
         if keys > 0 {
-            let counts = format_args!("keys={keys},expires={expires},avg_ttl=0");
+            let ttl = memory.mean_ttl(db, session.now);
+            let counts = format_args!("keys={keys},expires={expires},avg_ttl={ttl}");
             text.field(&format!("db{db}"), counts);
         }
     }

@@ -4,9 +4,12 @@
 //! much (ten million entries take a second), whether SYNC or ASYNC was asked for. Stores are told
 //! nothing: what is flushed is only forgotten.
 
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+
 use super::{
     Args, Session,
     row::{Flags, Group, NO_KEYS, Row, Run},
+    shared::LazilyFreed,
 };
 use crate::{
     cache::{Cache, tx::Stop},
@@ -79,7 +82,8 @@ fn size(session: &mut Session, _: Args<'_>, reply: &mut Reply<'_>) -> Result<(),
 
 fn flush_one(session: &mut Session, args: Args<'_>, reply: &mut Reply<'_>) -> Result<(), Stop> {
     check_mode(args)?;
-    free(session.cache().memory().flush(session.db..session.db + 1));
+    let tables = session.cache().memory().flush(session.db..session.db + 1);
+    free(tables, &session.shared.lazily_freed);
     reply.ok();
     Ok(())
 }
@@ -87,7 +91,7 @@ fn flush_one(session: &mut Session, args: Args<'_>, reply: &mut Reply<'_>) -> Re
 fn flush_all(session: &mut Session, args: Args<'_>, reply: &mut Reply<'_>) -> Result<(), Stop> {
     check_mode(args)?;
     let memory = session.cache().memory();
-    free(memory.flush(0..memory.databases()));
+    free(memory.flush(0..memory.databases()), &session.shared.lazily_freed);
     reply.ok();
     Ok(())
 }
@@ -102,13 +106,25 @@ fn check_mode(args: Args<'_>) -> Result<(), ClientError> {
 }
 
 /// Frees what was flushed; says whether another thread does it.
-fn free(tables: Vec<Table>) -> bool {
-    if tables.iter().map(Table::len).sum::<usize>() <= FREED_AT_ONCE {
+fn free(tables: Vec<Table>, figures: &Arc<LazilyFreed>) -> bool {
+    let entries = tables.iter().map(Table::len).sum::<usize>();
+    if entries <= FREED_AT_ONCE {
         return false;
     }
+    let (entries, counted) = (entries as u64, figures.clone());
+    figures.pending.fetch_add(entries, Relaxed);
+    let free = move || {
+        drop(tables);
+        counted.pending.fetch_sub(entries, Relaxed);
+        counted.freed.fetch_add(entries, Relaxed);
+    };
     let thread = std::thread::Builder::new().name("larder-free".into());
-    // Without a thread it is done here: the tables go with the closure.
-    thread.spawn(move || drop(tables)).is_ok()
+    let is_elsewhere = thread.spawn(free).is_ok();
+    if !is_elsewhere {
+        // Without a thread it is done: the tables went with the closure.
+        figures.pending.fetch_sub(entries, Relaxed);
+    }
+    is_elsewhere
 }
 
 fn swap(session: &mut Session, args: Args<'_>, reply: &mut Reply<'_>) -> Result<(), Stop> {
@@ -160,13 +176,18 @@ mod tests {
 
     #[test]
     fn much_is_freed_elsewhere() {
-        let bench = Bench::new(&[], Default::default());
+        let (bench, figures) = (Bench::new(&[], Default::default()), Arc::default());
         let fill = |count: usize| {
             (0..count).for_each(|number| bench.put(&format!("{number}"), b"v", 0));
-            free(bench.cache.memory().flush(0..1))
+            free(bench.cache.memory().flush(0..1), &figures)
         };
         assert!(!fill(FREED_AT_ONCE));
         assert!(fill(FREED_AT_ONCE + 1));
+        let count = FREED_AT_ONCE as u64 + 1;
+        while figures.freed.load(Relaxed) == 0 {
+            std::thread::yield_now();
+        }
+        assert_eq!((figures.pending.load(Relaxed), figures.freed.load(Relaxed)), (0, count));
         assert_eq!(bench.cache.memory().len(0), (0, 0));
     }
 

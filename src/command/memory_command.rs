@@ -99,6 +99,7 @@ fn stats(session: &mut Session, _: Args<'_>, reply: &mut Reply<'_>) -> Result<()
     let mut pairs = Pairs { reply, count: 0 };
     pairs.bytes("peak.allocated", memory.peak);
     pairs.bytes("total.allocated", memory.used);
+    pairs.bytes("startup.allocated", memory.startup);
     pairs.bytes("replication.backlog", 0);
     pairs.bytes("clients.slaves", 0);
     pairs.bytes("clients.normal", memory.clients);
@@ -108,7 +109,7 @@ fn stats(session: &mut Session, _: Args<'_>, reply: &mut Reply<'_>) -> Result<()
     pairs.bytes("keys.count", memory.keys);
     pairs.bytes("keys.bytes-per-key", memory.counted.checked_div(memory.keys).unwrap_or(0));
     pairs.bytes("dataset.bytes", memory.dataset);
-    pairs.number("dataset.percentage", 100.0 * ratio(memory.dataset, memory.used));
+    pairs.number("dataset.percentage", memory.dataset_percent());
     pairs.number("peak.percentage", 100.0 * ratio(memory.used, memory.peak));
     if let Some(figures) = memory.allocator {
         pairs.bytes("allocator.allocated", figures.allocated);
@@ -282,6 +283,7 @@ mod tests {
         let well = MemoryFigures {
             used: 100 << 20,
             peak: 100 << 20,
+            startup: 5 << 20,
             rss: 110 << 20,
             dataset: 80 << 20,
             counted: 90 << 20,

@@ -55,7 +55,11 @@ pub mod table;
 pub mod testing;
 pub mod tiers;
 
-use std::{ops::Range, sync::atomic::Ordering::Relaxed, time::Instant};
+use std::{
+    ops::Range,
+    sync::atomic::Ordering::Relaxed,
+    time::{Duration, Instant},
+};
 
 use futures_util::FutureExt;
 use smallvec::SmallVec;
@@ -94,6 +98,9 @@ const ROOM_OVERHEAD: usize = 96;
 const SHOWN: usize = 128;
 /// `slowlog-log-slower-than` below which every command is timed by itself, in microseconds.
 pub const TIME_EACH_BELOW: u128 = 1_000;
+
+/// How often a worker looks for expired entries, and for entries above a lowered limit.
+pub const TIDY_EVERY: Duration = Duration::from_millis(100);
 
 /// Arguments of a command that is fast whatever its class.
 const FEW: usize = 16;

@@ -18,6 +18,12 @@ pub struct Reading {
     pub received: u64,
     /// Bytes sent.
     pub sent: u64,
+    /// Rounds of the workers' loops.
+    pub cycles: u64,
+    /// Those of them that were timed.
+    pub timed_cycles: u64,
+    /// Nanoseconds of these.
+    pub cycle_nanos: u64,
 }
 
 /// The rates between the last two readings, per second.
@@ -27,6 +33,9 @@ pub struct Rates {
     commands: AtomicU64,
     received: AtomicU64,
     sent: AtomicU64,
+    cycles: AtomicU64,
+    /// Of one, in nanoseconds.
+    cycle_nanos: AtomicU64,
 }
 
 impl Rates {
@@ -44,6 +53,13 @@ impl Rates {
         self.commands.store(rate(now.commands, last.commands), Relaxed);
         self.received.store(rate(now.received, last.received), Relaxed);
         self.sent.store(rate(now.sent, last.sent), Relaxed);
+        self.cycles.store(rate(now.cycles, last.cycles), Relaxed);
+        let nanos = now.cycle_nanos.saturating_sub(last.cycle_nanos);
+        let timed = now.timed_cycles.saturating_sub(last.timed_cycles);
+        // Where none was timed, the last that were still tell.
+        if let Some(nanos) = nanos.checked_div(timed) {
+            self.cycle_nanos.store(nanos, Relaxed);
+        }
         *last = now;
     }
 
@@ -61,6 +77,16 @@ impl Rates {
     pub fn sent(&self) -> u64 {
         self.sent.load(Relaxed)
     }
+
+    /// Rounds of the workers' loops a second.
+    pub fn cycles(&self) -> u64 {
+        self.cycles.load(Relaxed)
+    }
+
+    /// How long one of them takes, in nanoseconds.
+    pub fn cycle_nanos(&self) -> u64 {
+        self.cycle_nanos.load(Relaxed)
+    }
 }
 
 #[cfg(test)]
@@ -75,14 +101,18 @@ mod tests {
             commands,
             received: 10 * commands,
             sent: 0,
+            cycles: 2 * commands,
+            timed_cycles: commands / 10,
+            cycle_nanos: commands * 700,
         };
         rates.note(reading(1_000, 100));
         assert_eq!((rates.commands(), rates.received(), rates.sent()), (100, 1_000, 0));
         rates.note(reading(3_000, 150));
         assert_eq!((rates.commands(), rates.received()), (25, 250));
+        assert_eq!((rates.cycles(), rates.cycle_nanos()), (50, 7_000));
         rates.note(reading(3_000, 900));
         assert_eq!(rates.commands(), 25);
         rates.note(reading(4_000, 0));
-        assert_eq!(rates.commands(), 0);
+        assert_eq!((rates.commands(), rates.cycles(), rates.cycle_nanos()), (0, 0, 7_000));
     }
 }

@@ -2,9 +2,10 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
+    thread,
     time::Instant,
 };
 
@@ -42,14 +43,32 @@ pub struct WorkerStats {
     pub received: Counter,
     /// Bytes sent.
     pub sent: Counter,
+    /// Reads that brought something.
+    pub reads: Counter,
+    /// Writes that sent something.
+    pub writes: Counter,
     /// Error replies.
     pub errors: Counter,
+    /// Passwords that were wrong.
+    pub denied: Counter,
+    /// Clients closed because what they sent came to no end.
+    pub query_limit_closed: Counter,
     /// Clients closed because they did not read their replies.
     pub output_limit_closed: Counter,
     /// How long its turns took, each with the commands of all connections that were ready.
     pub turns: Histogram,
     /// Which of the fast commands are timed.
     pub sampler: Sampler,
+    /// Rounds of the worker's loop; of these those that were timed, and their nanoseconds.
+    pub cycles: Counter,
+    /// See `cycles`.
+    pub timed_cycles: Counter,
+    /// See `cycles`.
+    pub cycle_nanos: Counter,
+    /// Nanoseconds spent on removing what has expired, and how often not all of it was, for lack of time.
+    pub expire_nanos: Counter,
+    /// See `expire_nanos`.
+    pub expire_cut_short: Counter,
     /// Connections of this worker now.
     pub clients: AtomicU32,
     /// Entries in the worker's own cache a moment ago, and their bytes.
@@ -81,10 +100,19 @@ impl WorkerStats {
             connections: Counter::default(),
             received: Counter::default(),
             sent: Counter::default(),
+            reads: Counter::default(),
+            writes: Counter::default(),
             errors: Counter::default(),
+            denied: Counter::default(),
+            query_limit_closed: Counter::default(),
             output_limit_closed: Counter::default(),
             turns: Histogram::default(),
             sampler: Sampler::default(),
+            cycles: Counter::default(),
+            timed_cycles: Counter::default(),
+            cycle_nanos: Counter::default(),
+            expire_nanos: Counter::default(),
+            expire_cut_short: Counter::default(),
             clients: AtomicU32::new(0),
             local_entries: Default::default(),
             local_bytes: Default::default(),
@@ -116,6 +144,57 @@ pub struct ShutdownRequest {
     pub now: bool,
     /// Whether memory is saved for the next start; `None`: as `warm-restart` says.
     pub save: Option<bool>,
+}
+
+/// For how long more memory was used than allowed, in milliseconds, as far as looks at it tell.
+#[derive(Debug, Default)]
+pub struct Excess {
+    /// Since when, unix milliseconds; 0: it isn't.
+    since: AtomicU64,
+    /// What is over.
+    over: AtomicU64,
+}
+
+impl Excess {
+    /// Notes a look. One thread looks.
+    pub fn note(&self, is_above: bool, now: u64) {
+        match (self.since.load(Relaxed), is_above) {
+            (0, true) => self.since.store(now, Relaxed),
+            (0, false) | (_, true) => {}
+            (_, false) => {
+                self.over.fetch_add(self.current(now), Relaxed);
+                self.since.store(0, Relaxed);
+            }
+        }
+    }
+
+    /// For how long it has been so.
+    pub fn current(&self, now: u64) -> u64 {
+        match self.since.load(Relaxed) {
+            0 => 0,
+            since => now.saturating_sub(since),
+        }
+    }
+
+    /// For how long it was so, all in all.
+    pub fn total(&self, now: u64) -> u64 {
+        self.over.load(Relaxed) + self.current(now)
+    }
+
+    /// Starts again.
+    pub fn reset(&self) {
+        self.since.store(0, Relaxed);
+        self.over.store(0, Relaxed);
+    }
+}
+
+/// Entries that a thread of their own frees.
+#[derive(Debug, Default)]
+pub struct LazilyFreed {
+    /// Those that wait for it.
+    pub pending: AtomicU64,
+    /// Those that it has freed.
+    pub freed: AtomicU64,
 }
 
 /// What all sessions share.
@@ -158,12 +237,22 @@ pub struct Shared {
     pub run_id: String,
     /// The port that is listened on, 0 if none.
     pub port: AtomicU32,
+    /// What is listened on: INFO's fields and their values.
+    pub listeners: OnceLock<Vec<(&'static str, String)>>,
+    /// The thread that brings memory back after a restart, if there is one.
+    pub warming: OnceLock<thread::JoinHandle<()>>,
     /// Asks the server to end.
     pub shutdown: mpsc::UnboundedSender<ShutdownRequest>,
     /// Whether the server is ending.
     pub draining: AtomicBool,
     /// The most memory that was used at any look.
     pub peak_memory: AtomicU64,
+    /// What was used before there were any keys.
+    pub startup_memory: AtomicU64,
+    /// For how long more was used than allowed.
+    pub excess: Excess,
+    /// What is freed beside the commands.
+    pub lazily_freed: Arc<LazilyFreed>,
     /// Figures of a second ago, for instantaneous rates.
     pub rates: super::rates::Rates,
     /// Whether expired keys wait until they are read (DEBUG SET-ACTIVE-EXPIRE 0).

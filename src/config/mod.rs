@@ -45,7 +45,7 @@ pub use self::{
     settings::{Change, SETTINGS, Setting, Settings},
     tables::{STORE_KEYS, StoreConfig, StoreKind, TableKey},
     types::{
-        BindAddress, Endpoint, JournalFsync, JournalRecover, LogLevel, MaxmemoryPolicy,
+        BindAddress, Endpoint, JournalFsync, JournalRecover, LogFormat, LogLevel, MaxmemoryPolicy,
         OutputLimit, OutputLimits, Percentiles, Recover, Secret,
     },
 };

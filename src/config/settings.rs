@@ -10,8 +10,8 @@ use super::{
     kind::{Kind, Refusal, Unit, Value},
     machine,
     types::{
-        BindAddress, Endpoint, Field, JournalFsync, JournalRecover, LogLevel, MaxmemoryPolicy,
-        OutputLimit, OutputLimits, Percentiles, Recover, Secret,
+        BindAddress, Endpoint, Field, JournalFsync, JournalRecover, LogFormat, LogLevel,
+        MaxmemoryPolicy, OutputLimit, OutputLimits, Percentiles, Recover, Secret,
     },
 };
 use crate::tier::log as disk;
@@ -251,7 +251,11 @@ settings! {
         /// How much the log says.
         loglevel: LogLevel = LogLevel::Notice,
             "loglevel", Kind::Choice(LogLevel::NAMES), Live;
-        /// File of the log; standard error if empty.
+        /// What a line of the log looks like: `text` for people, or `json`, one object for each event with
+        /// `timestamp`, `level`, `message` and, where there are any, `fields`. Control characters are escaped in both.
+        log_format: LogFormat = LogFormat::Text,
+            "log-format" / "", Kind::Choice(LogFormat::NAMES), Live;
+        /// File of the log; standard error if empty. It is opened again at SIGHUP, so that it can be rotated.
         logfile: Option<PathBuf> = None, "logfile", Kind::Path, Restart;
         /// Commands that take longer are kept for SLOWLOG; 0 keeps all.
         slowlog_log_slower_than: Option<Duration> = Some(Duration::from_millis(10)),

@@ -143,6 +143,16 @@ choice! {
 }
 
 choice! {
+    /// What a line of the log looks like.
+    LogFormat {
+        /// For people.
+        Text = "text",
+        /// An object of JSON.
+        Json = "json",
+    }
+}
+
+choice! {
     /// When what is on disk at the start is believed.
     Recover {
         /// After a clean stop, or if only the process had ended since.

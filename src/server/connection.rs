@@ -115,6 +115,7 @@ impl Connection {
         let step = match read {
             Ok(0) => Step::Close,
             Ok(count) => {
+                self.session.stats.reads.add(1);
                 self.begin(count as u64, now);
                 self.is_dry = false;
                 let mut step = if count == asked { Step::Again } else { Step::Rest };
@@ -282,6 +283,7 @@ impl Connection {
         let too_much = self.tail.len() as u64 > self.session.settings.client_query_buffer_limit;
         if too_much {
             tracing::warn!("client {}: over the query buffer limit", self.session.client.addr);
+            self.session.stats.query_limit_closed.add(1);
         }
         too_much
     }

@@ -8,9 +8,11 @@
 mod accept;
 mod alarm;
 mod connection;
+mod cycles;
 mod held;
 mod machine;
 mod outbox;
+mod refusals;
 mod stores;
 mod stream;
 mod turn;
@@ -20,6 +22,7 @@ use std::{
     fs, io,
     net::SocketAddr,
     path::Path,
+    process,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -49,9 +52,11 @@ use crate::{
         memory::Options,
     },
 };
+use refusals::Refusals;
 use stores::Opened;
 use worker::{Message, Worker};
 
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The number of the last run, in the data directory.
 const RUN: &str = "RUN";
 /// Where memory is saved, in the data directory.
@@ -94,8 +99,12 @@ impl Server {
         begin_run(&settings.dir, runs)?;
         let shared = Arc::new(shared(config, opened, log, &background, sender));
         shared.apply_settings();
-        if settings.warm_restart {
-            shared.cache.warm_up();
+        shared.note_startup();
+        if settings.warm_restart
+            && let Some(warming) = shared.cache.warm_up()
+        {
+            // Once at most: the server is new.
+            let _ = shared.warming.set(warming);
         }
         shared.cache.sweep();
         let workers = shared.workers.iter().enumerate();
@@ -122,9 +131,16 @@ impl Server {
         };
         let address = admin.as_ref().and_then(|listener| listener.local_addr().ok());
         admin.map(|listener| background.spawn(admin::serve(listener, shared.clone())));
-        background.spawn(tick(shared.clone()));
+        background.spawn(tick(shared.clone(), listening.refusals.clone()));
         background.spawn(greet(shared.clone()));
         background.spawn(reload(shared.clone(), hangups));
+        tracing::info!(
+            version = VERSION,
+            pid = process::id(),
+            port = shared.port.load(Relaxed),
+            addresses = listening.addresses.join(" "),
+            "larder has started"
+        );
         Ok(Self {
             shared,
             workers,
@@ -160,7 +176,7 @@ impl Server {
         let listening = self.listening.addresses.join(", ");
         let mut text = format!(
             "larder {} listens on {listening}\n  memory: {} MiB in {} stripes, {}; {} workers; {} databases; at most {} clients\n",
-            env!("CARGO_PKG_VERSION"),
+            VERSION,
             settings.memory_limit() >> 20,
             memory.stripes(),
             memory.rules().eviction().name(),
@@ -193,19 +209,20 @@ impl Server {
     /// Serves until a signal or SHUTDOWN, then drains.
     pub fn run(mut self) -> Result<(), Error> {
         let end = wait_for_end(&mut self.shutdown, &mut self.signals);
-        let request = self.background.block_on(end);
+        let (reason, request) = self.background.block_on(end);
         let started = Instant::now();
         let limit =
             if request.now { Duration::ZERO } else { self.shared.live.get().shutdown_timeout };
         self.shared.draining.store(true, Relaxed);
         self.shared.unpause();
         self.listening.stop();
-        tracing::info!("shutting down, {} clients", self.shared.clients.len());
+        let clients = self.shared.clients.len();
+        tracing::info!(reason, clients, "larder is stopping");
         // A second signal ends at once.
         let mut signals = self.signals;
         self.background.spawn(async move {
             tracing::warn!("{} again: ending at once", signals.next().await);
-            std::process::exit(1);
+            process::exit(1);
         });
         let have_ended = end_workers(self.workers, started, limit);
         drain(&self.shared, &self.background);
@@ -216,7 +233,16 @@ impl Server {
             tracing::warn!("a worker doesn't end: memory is not saved");
         }
         self.background.shutdown_timeout(limit.saturating_sub(started.elapsed()));
-        tracing::info!("bye");
+        let uptime = self.shared.started.elapsed().as_secs();
+        tracing::info!(
+            version = VERSION,
+            pid = process::id(),
+            port = self.shared.port.load(Relaxed),
+            addresses = self.listening.addresses.join(" "),
+            reason,
+            uptime,
+            "larder has stopped"
+        );
         Ok(())
     }
 }
@@ -249,17 +275,14 @@ fn save(shared: &Shared, run: u64, request: &ShutdownRequest) {
     }
 }
 
-/// Waits for a signal or SHUTDOWN.
+/// Waits for a signal or SHUTDOWN; says which it was.
 async fn wait_for_end(
     shutdown: &mut mpsc::UnboundedReceiver<ShutdownRequest>,
     signals: &mut Signals,
-) -> ShutdownRequest {
+) -> (&'static str, ShutdownRequest) {
     tokio::select! {
-        signal = signals.next() => {
-            tracing::info!("received {signal}");
-            ShutdownRequest::default()
-        }
-        request = shutdown.recv() => request.unwrap_or_default(),
+        signal = signals.next() => (signal, ShutdownRequest::default()),
+        request = shutdown.recv() => ("SHUTDOWN", request.unwrap_or_default()),
     }
 }
 
@@ -283,10 +306,21 @@ impl Signals {
     }
 }
 
-/// Reads the configuration again at each SIGHUP. All that has changed takes effect, or nothing.
+/// Opens the log's file and reads the configuration again at each SIGHUP. All that has changed takes effect, or
+/// nothing.
 async fn reload(shared: Arc<Shared>, mut hangups: Signal) {
     let _alive = shared.cache.vitals().guard("the task that reloads the configuration");
     while hangups.recv().await.is_some() {
+        match crate::log::reopen() {
+            Ok(true) if shared.live.path().is_none() => {
+                tracing::info!("received SIGHUP: the log's file is opened again");
+                continue;
+            }
+            Ok(_) => {}
+            Err(why) => {
+                tracing::warn!("received SIGHUP, and the log goes on in the old file: {why}");
+            }
+        }
         let shared = shared.clone();
         let reloaded = tokio::task::spawn_blocking(move || shared.reload()).await;
         match reloaded.unwrap_or_else(|why| Err(why.to_string())) {
@@ -305,13 +339,14 @@ async fn reload(shared: Arc<Shared>, mut hangups: Signal) {
 }
 
 /// What happens once a second.
-async fn tick(shared: Arc<Shared>) {
+async fn tick(shared: Arc<Shared>, refusals: Arc<Refusals>) {
     let _alive = shared.cache.vitals().guard("the task that ticks");
     let mut interval = tokio::time::interval(TICK);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
         shared.tick();
+        refusals.tell();
     }
 }
 
@@ -481,9 +516,14 @@ fn shared(
         started_at,
         run_id: machine::run_id(),
         port: AtomicU32::new(0),
+        listeners: Default::default(),
+        warming: Default::default(),
         shutdown,
         draining: AtomicBool::new(false),
         peak_memory: AtomicU64::new(0),
+        startup_memory: AtomicU64::new(0),
+        excess: Default::default(),
+        lazily_freed: Default::default(),
         rates: Default::default(),
         expiry_off: Default::default(),
     }

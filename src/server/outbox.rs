@@ -120,7 +120,10 @@ impl Channel {
             None => self.write_pieces(out, start, end),
         };
         match result {
-            Ok(sent) => sent,
+            Ok(sent) => {
+                self.stats.writes.add(1);
+                sent
+            }
             Err(why) if why.kind() == io::ErrorKind::WouldBlock => 0,
             Err(_) => {
                 // The reading side learns of it by itself.

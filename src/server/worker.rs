@@ -38,6 +38,7 @@ use tokio::{
 use super::{
     alarm::Alarm,
     connection::{Connection, Step},
+    cycles::Cycles,
     outbox::Channel,
     stream::Stream,
     turn::{Part, Turn},
@@ -45,7 +46,7 @@ use super::{
 use crate::{
     cache::{charge::Charge, local::LocalCache, release::Release},
     command::{
-        Session, monitor,
+        Session, TIDY_EVERY, monitor,
         session::Client,
         shared::{Shared, WorkerStats},
     },
@@ -53,8 +54,6 @@ use crate::{
     protocol::Output,
 };
 
-/// How often expired entries, and entries above a lowered limit, are looked for.
-const TIDY_EVERY: Duration = Duration::from_millis(100);
 /// Entries that one look at a stripe removes at most while it holds the lock.
 const TIDY_AT_ONCE: usize = 32;
 /// How long one wake may spend on them before others have their turn.
@@ -193,7 +192,7 @@ impl Local {
         let alarm = self.post.alarm.clone();
         let waker = Waker::from(alarm.clone());
         let mut context = Context::from_waker(&waker);
-        let mut turn = Turn::default();
+        let (mut turn, mut cycles) = (Turn::default(), Cycles::default());
         let mut events = Events::with_capacity(EVENTS);
         let mut drained_by: Option<Instant> = None;
         loop {
@@ -211,7 +210,9 @@ impl Local {
             } else {
                 Some(Duration::ZERO)
             };
+            cycles.end(&self.stats);
             let polled = poll.poll(&mut events, timeout);
+            cycles.begin(&self.stats);
             alarm.unset();
             if let Err(why) = polled
                 && why.kind() != io::ErrorKind::Interrupted
@@ -469,6 +470,9 @@ impl Local {
         loop {
             tick.tick().await;
             self.tidy_own();
+            if self.index == 0 {
+                self.shared.note_excess();
+            }
             self.tidy().await;
         }
     }
@@ -491,9 +495,10 @@ impl Local {
         let stripes = (self.index..memory.stripes()).step_by(self.shared.workers.len());
         for stripe in stripes.filter(|_| self.shared.expires_actively()) {
             let now = cache.clock().now();
-            while memory.expire(stripe, TIDY_AT_ONCE, now) == TIDY_AT_ONCE {
+            while self.expire(stripe, now) {
                 tokio::task::yield_now().await;
                 if started.elapsed() > TIDY_BUDGET * 10 {
+                    self.stats.expire_cut_short.add(1);
                     return;
                 }
             }
@@ -505,6 +510,14 @@ impl Local {
             tokio::task::yield_now().await;
         }
         memory.keep_quotas(cache.clock().now());
+    }
+
+    /// Removes some expired entries of a stripe; says whether there may be more.
+    fn expire(&self, stripe: usize, now: u64) -> bool {
+        let started = Instant::now();
+        let count = self.shared.cache.memory().expire(stripe, TIDY_AT_ONCE, now);
+        self.stats.expire_nanos.add(started.elapsed().as_nanos() as u64);
+        count == TIDY_AT_ONCE
     }
 
     async fn watch_for_ever(self: Rc<Self>) {

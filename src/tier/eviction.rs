@@ -143,7 +143,8 @@ const LFU_START: u32 = 5;
 /// The LRU clock's unit is 2^4 ms.
 const LRU_SHIFT: u32 = 4;
 
-fn lru_clock(now: u64) -> u32 {
+/// The clock by which entries are said to be unused, in units of 16 ms.
+pub fn lru_clock(now: u64) -> u32 {
     (now >> LRU_SHIFT) as u32
 }
 

@@ -10,6 +10,7 @@ pub mod adaptive;
 pub mod class;
 pub mod demote;
 pub mod disk;
+mod ends;
 pub mod entry;
 #[cfg(test)]
 mod entry_tests;

@@ -30,6 +30,8 @@ pub struct Shelf {
     cost: usize,
     /// Entries with a deadline of either kind.
     volatile: usize,
+    /// When those end, added up.
+    ends: u128,
     /// The cost last reported to the account of the whole tier.
     pub(super) reported: usize,
     /// Where L3 has records.
@@ -40,7 +42,7 @@ pub struct Shelf {
 }
 
 /// The moment when an entry is of no more use: the earlier of its two deadlines; 0: never.
-fn end(entry: Entry<'_>) -> u64 {
+pub(super) fn end(entry: Entry<'_>) -> u64 {
     match (entry.deadline(), entry.kept_until()) {
         (0, end) | (end, 0) => end,
         (deadline, kept) => deadline.min(kept),
@@ -69,6 +71,7 @@ impl Shelf {
             wheel: Wheel::default(),
             cost: 0,
             volatile: 0,
+            ends: 0,
             reported: 0,
             records: Index::new(rules.stripe_bits),
             parts: Parts::new(rules, db),
@@ -85,6 +88,11 @@ impl Shelf {
     /// Entries with a deadline.
     pub fn volatile(&self) -> usize {
         self.volatile
+    }
+
+    /// When the entries with a deadline end, added up, in unix milliseconds.
+    pub(super) fn ends(&self) -> u128 {
+        self.ends
     }
 
     /// The number of its database.
@@ -144,6 +152,7 @@ impl Shelf {
         let end = end(entry);
         if end != 0 {
             self.volatile += 1;
+            self.ends += u128::from(end);
             entry.set_timed(true);
             self.wheel.add(self.table.reference(hash), end, now);
             self.bound_wheel(rules, now);
@@ -179,6 +188,7 @@ impl Shelf {
         let new_end = end(entry);
         self.volatile -= usize::from(old_end != 0);
         self.volatile += usize::from(new_end != 0);
+        self.ends = self.ends + u128::from(new_end) - u128::from(old_end);
         // A known entry that ends later is put back when it comes up.
         let known = entry.is_timed() && old_end != 0 && old_end <= new_end;
         if new_end != 0 && !known {
@@ -197,7 +207,9 @@ impl Shelf {
         self.parts.sub(rules, group, view);
         view.kill();
         self.cost -= rules.weight.of(view);
-        self.volatile -= usize::from(end(view) != 0);
+        let end = end(view);
+        self.volatile -= usize::from(end != 0);
+        self.ends -= u128::from(end);
         entry
     }
 
@@ -394,6 +406,7 @@ impl Shelf {
         self.wheel = Wheel::default();
         self.cost = 0;
         self.volatile = 0;
+        self.ends = 0;
         self.records = Index::new(rules.stripe_bits);
         let taken = self.table.take();
         self.parts.recount(rules, &self.table);
@@ -408,6 +421,7 @@ impl Shelf {
         std::mem::swap(&mut self.wheel, &mut other.wheel);
         std::mem::swap(&mut self.cost, &mut other.cost);
         std::mem::swap(&mut self.volatile, &mut other.volatile);
+        std::mem::swap(&mut self.ends, &mut other.ends);
         std::mem::swap(&mut self.records, &mut other.records);
         if self.parts.is_empty() && other.parts.is_empty() {
             return;
