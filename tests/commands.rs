@@ -68,6 +68,7 @@ const REQUESTS: &[(&str, &str)] = &[
     ("LATENCY HELP", "**"),
     ("LATENCY DOCTOR", "$="),
     ("LATENCY GRAPH command", "--"),
+    ("LATENCY HISTOGRAM get", "*%"),
     ("LATENCY HISTORY command", "**"),
     ("LATENCY LATEST", "**"),
     ("LATENCY RESET", "::"),
