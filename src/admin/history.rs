@@ -9,7 +9,10 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::{
     cache::counter::Lookups,
     clock,
-    command::{figures::used_memory, histogram::Durations, shared::Shared},
+    command::{
+        figures::used_memory, histogram::Durations, namespace_figures::BehindFigures,
+        shared::Shared,
+    },
 };
 
 /// How often a reading is taken.
@@ -118,12 +121,8 @@ impl Counts {
             let quantile = durations.quantile(share);
             (durations.count() > 0).then(|| quantile.as_nanos() as f64 / 1e3)
         };
-        let lines = shared.cache.policies().iter().filter_map(|namespace| namespace.line.as_ref());
-        let backlog = lines.map(|line| line.backlog()).reduce(|mut sum, one| {
-            sum.records += one.records;
-            sum.lag = sum.lag.max(one.lag);
-            sum
-        });
+        let writes_behind = shared.cache.policies().behind().is_some();
+        let backlog = writes_behind.then(|| BehindFigures::sum(shared).backlog);
         Reading {
             at: clock::micros() / 1000,
             commands: rate(|counts| counts.commands),

@@ -69,7 +69,7 @@ pub(super) struct State {
     namespaces: Namespaces,
     stores: Vec<StoreState>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    behind: Option<Journal>,
+    behind: Option<AllBehind>,
     slow: Slowest,
     settings: Vec<Value>,
     history: Vec<Reading>,
@@ -106,8 +106,9 @@ impl State {
             disk: log.map(Disk::of),
             namespaces: Namespaces::now(shared),
             stores: shared.stores.iter().map(|store| StoreState::of(shared, store)).collect(),
-            behind: shared.cache.policies().behind().map(|behind| {
-                Journal::of(behind.journal().figures(), shared.live.get().journal_limit())
+            behind: shared.cache.policies().behind().map(|behind| AllBehind {
+                sum: Behind::of(BehindFigures::sum(shared)),
+                journal: Journal::of(behind.journal().figures(), shared.live.get().journal_limit()),
             }),
             slow: Slowest::now(shared),
             settings: settings(&shared.live.get()),
@@ -237,12 +238,8 @@ struct Namespaces {
 
 impl Namespaces {
     fn now(shared: &Shared) -> Self {
-        let mut all = NamespaceFigures::all(shared);
-        let count = all.len();
-        if count > NAMESPACES {
-            all.sort_by_key(|figures| std::cmp::Reverse(figures.lookups.all()));
-            all.truncate(NAMESPACES);
-        }
+        let count = shared.cache.policies().iter().count();
+        let all = NamespaceFigures::busiest(shared, NAMESPACES);
         Self { count, shown: all.into_iter().map(NamespaceState::of).collect() }
     }
 }
@@ -314,7 +311,7 @@ impl NamespaceState {
     }
 }
 
-/// What a namespace has written behind.
+/// What a namespace, or all of them, have written behind.
 #[derive(Debug, Serialize)]
 struct Behind {
     dirty: u64,
@@ -342,7 +339,14 @@ impl Behind {
     }
 }
 
-/// The journal of write-behind.
+/// What all namespaces have written behind, and the journal of it.
+#[derive(Debug, Serialize)]
+struct AllBehind {
+    #[serde(flatten)]
+    sum: Behind,
+    journal: Journal,
+}
+
 #[derive(Debug, Serialize)]
 struct Journal {
     bytes: u64,

@@ -30,8 +30,9 @@ pub struct Browser {
 impl Browser {
     /// Starts one; `None`, with a word, if it isn't installed.
     pub fn start() -> Option<Self> {
-        let version = Command::new("chromium").arg("--version").stdout(Stdio::null()).status();
-        if version.is_err() {
+        let mut version = Command::new("chromium");
+        version.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
+        if version.status().is_err() {
             missing("chromium");
             return None;
         }
