@@ -37,7 +37,9 @@ pub(super) struct Reading {
     p999: Option<f64>,
     received: u64,
     sent: u64,
+    /// What the program has allocated, and what of it the limit counts.
     memory: u64,
+    counted: u64,
     connections: u64,
     /// Keys that are written behind and that their stores don't have yet.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -136,6 +138,7 @@ impl Counts {
             received: rate(|counts| counts.received),
             sent: rate(|counts| counts.sent),
             memory: used_memory(shared.cache.memory()),
+            counted: shared.cache.memory().used() as u64,
             connections: shared.clients.len() as u64,
             dirty: backlog.map(|backlog| backlog.records),
             lag: backlog.map(|backlog| backlog.lag.as_secs_f64()),

@@ -158,8 +158,10 @@ impl Browser {
         self.wait("it is drawn", frames);
     }
 
-    /// The upper part of the page as a PNG in base64.
-    pub fn picture(&mut self, width: u32, height: u32) -> String {
+    /// The page to the end of an element, as a PNG in base64.
+    pub fn picture(&mut self, width: u32, last: &str) -> String {
+        let end = format!("document.querySelector('{last}').getBoundingClientRect().bottom");
+        let height = self.evaluate(&format!("Math.ceil({end} + scrollY) + 6"));
         let clip = json!({ "x": 0, "y": 0, "width": width, "height": height, "scale": 1 });
         let params = json!({ "format": "png", "captureBeyondViewport": true, "clip": clip });
         let picture = self.call("Page.captureScreenshot", params);
