@@ -27,3 +27,7 @@ peers *args:
 # Fuzzes the request scanner; needs cargo-fuzz.
 fuzz:
     cargo fuzz run -s none request
+
+# Takes the pictures of the page; needs chromium.
+pictures:
+    LARDER_UPDATE_DOCS=1 cargo test --test page figures

@@ -163,6 +163,55 @@ fn the_figures_are_true() {
     assert_eq!(sum(&scrape(&server), "larder_lookups_total", &[("outcome", "hit")]), 0.0);
 }
 
+fn state(server: &Server, query: &str) -> serde_json::Value {
+    let answer = http::get(server.admin(), &format!("/state{query}"));
+    assert!(answer.head.contains("content-type: application/json"), "{}", answer.head);
+    serde_json::from_str(&answer.body).expect("JSON")
+}
+
+#[test]
+fn the_state_has_a_history_and_is_asked_for_what_is_new() {
+    let server = Server::start_with(EVERYTHING, &ADMIN);
+    let mut redis = server.connect();
+    for number in 0..100 {
+        redis::cmd("SET").arg(format!("user:{number}")).arg("x").exec(&mut redis).expect("set");
+        redis::cmd("GET").arg(format!("user:{number}")).exec(&mut redis).expect("hit");
+    }
+    let mut found = serde_json::Value::Null;
+    eventually("there are readings", || {
+        found = state(&server, "");
+        found["history"].as_array().is_some_and(|history| history.len() > 2)
+    });
+    let history = found["history"].as_array().expect("readings");
+    let sum = |name: &str| history.iter().filter_map(|reading| reading[name].as_u64()).sum::<u64>();
+    // For a second each: where the machine was busy, a reading is of more than that.
+    assert!((20..=210).contains(&sum("commands")), "{history:?}");
+    assert!((10..=105).contains(&(sum("l1") + sum("l2"))), "{history:?}");
+    assert!(history.iter().all(|reading| reading["dirty"].is_u64()), "{history:?}");
+    let at = |index: usize| history[index]["at"].as_u64().expect("a time");
+    let newer = state(&server, &format!("?x=y&since={}", at(1)));
+    assert_eq!(newer["history"][0]["at"], at(2));
+    for odd in ["?since=", "?since=-1", "?since=x&since", "?&&=", "?since=99999999999999999999"] {
+        assert_eq!(state(&server, odd)["history"][0]["at"], at(0), "{odd}");
+    }
+    let user = &found["namespaces"]["shown"][0];
+    assert_eq!((&user["prefix"], &user["requests"]), (&"user:".into(), &100.into()));
+    assert_eq!(user["behind"]["changes"], 100);
+    assert_eq!(found["stores"][0]["breaker"]["state"], "closed");
+}
+
+#[test]
+fn the_state_shows_no_secret() {
+    let toml = "requirepass = 'hunter2'\n[store.main]\nkind = 'redis'\nurl = 'redis://127.0.0.1:1/7'\n\
+                [[namespace]]\nprefix = 'a:'\nmode = 'read-through'\nstore = 'main'\n";
+    let server = Server::start_with(toml, &ADMIN);
+    let text = http::get(server.admin(), "/state").body;
+    assert!(text.contains("(hidden)") && text.contains("\"kind\":\"redis\""), "{text}");
+    for secret in ["hunter2", "redis://", "127.0.0.1:1/"] {
+        assert!(!text.contains(secret), "{secret}: {text}");
+    }
+}
+
 #[test]
 fn health_has_reasons() {
     let mut upstream = Server::start(&[]);

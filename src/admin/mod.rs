@@ -3,7 +3,7 @@
 //! | path | |
 //! |---|---|
 //! | `/` | a page for people |
-//! | `/state` | what the page shows, in JSON |
+//! | `/state` | what the page shows, in JSON; `?since=` the time of the last reading that is known |
 //! | `/metrics` | what Prometheus scrapes |
 //! | `/livez`, `/readyz` | whether it lives, and whether it can serve, in JSON with reasons |
 //!
@@ -12,8 +12,10 @@
 //! resolves to 127.0.0.1 (DNS rebinding). So there the `Host` of a request must be the loopback interface.
 
 mod health;
+mod history;
 mod page;
 mod scrape;
+mod state;
 
 pub use scrape::text as metrics;
 
@@ -34,6 +36,7 @@ use tokio::{
     sync::Semaphore,
 };
 
+use self::{history::History, state::State};
 use crate::command::shared::Shared;
 
 /// Connections at a time; more are closed at once.
@@ -56,7 +59,9 @@ type Answer = Response<Full<Bytes>>;
 pub async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     let _alive = shared.cache.vitals().guard("the task that serves the admin address");
     let is_local = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
-    let admin = Arc::new(Admin { page: page::Page::default(), shared, is_local });
+    let history = Arc::new(History::default());
+    tokio::spawn(history::keep(history.clone(), shared.clone()));
+    let admin = Arc::new(Admin { shared, history, is_local });
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         match listener.accept().await {
@@ -76,7 +81,7 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>) {
 /// What answers requests.
 struct Admin {
     shared: Arc<Shared>,
-    page: page::Page,
+    history: Arc<History>,
     /// Whether only the loopback interface is listened on.
     is_local: bool,
 }
@@ -111,15 +116,20 @@ impl Admin {
         }
         match request.uri().path() {
             "/" => page::html(),
-            "/state" => {
-                let state = self.page.state(&self.shared);
-                respond(StatusCode::OK, JSON, state)
-            }
+            "/state" => self.state(request.uri().query()),
             "/metrics" => respond(StatusCode::OK, METRICS, metrics(&self.shared)),
             "/livez" => health::live(&self.shared).answer(),
             "/readyz" => health::ready(&self.shared).await.answer(),
             _ => respond(StatusCode::NOT_FOUND, PLAIN, "not here\n"),
         }
+    }
+
+    fn state(&self, query: Option<&str>) -> Answer {
+        let mut pairs = query.unwrap_or("").split('&').filter_map(|pair| pair.split_once('='));
+        let since = pairs.find(|(name, _)| *name == "since");
+        let since = since.and_then(|(_, at)| at.parse().ok()).unwrap_or(0);
+        let state = State::now(&self.shared, &self.history, since);
+        respond(StatusCode::OK, JSON, serde_json::to_string(&state).unwrap_or_default())
     }
 }
 
@@ -146,7 +156,7 @@ fn respond(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> An
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
-    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(page::POLICY));
+    headers.insert(CONTENT_SECURITY_POLICY, page::policy());
     answer
 }
 

@@ -67,6 +67,18 @@ impl Durations {
         self.nanos += histogram.nanos.get();
     }
 
+    /// Those that came after `before`; all, where the histograms started again in between.
+    pub fn since(&self, before: &Self) -> Self {
+        let is_later = |(now, before): (&u64, &u64)| now >= before;
+        if !self.buckets.iter().zip(&before.buckets).all(is_later) {
+            return self.clone();
+        }
+        let mut since = self.clone();
+        since.buckets.iter_mut().zip(&before.buckets).for_each(|(now, before)| *now -= before);
+        since.nanos = since.nanos.saturating_sub(before.nanos);
+        since
+    }
+
     /// How many there are.
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
@@ -174,6 +186,21 @@ mod tests {
         assert_eq!(all.quantile(1.0), bound(BOUNDED - 1));
         assert_eq!(all.by_micros(), [(1, 98), (4, 99), (4_194_304, 100)]);
         assert_eq!(all.nanos, 98 * 200 + 3_000 + 9_000_000_000);
+    }
+
+    #[test]
+    fn what_came_since() {
+        let (histogram, mut before, mut after) =
+            (Histogram::default(), Durations::default(), Durations::default());
+        histogram.note(Duration::from_micros(1), 5);
+        before.add(&histogram);
+        histogram.note(Duration::from_micros(9), 2);
+        after.add(&histogram);
+        let since = after.since(&before);
+        assert_eq!((since.count(), since.nanos), (2, 18_000));
+        assert_eq!(since.quantile(0.5), Duration::from_micros(16));
+        // Started again in between.
+        assert_eq!(before.since(&after), before);
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! What is known of a namespace: for INFO, LARDER.NAMESPACE, metrics and the page alike.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::{
+    cmp::Reverse,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 use super::{figures::ratio, shared::Shared};
 use crate::{
@@ -56,8 +59,8 @@ pub struct NamespaceFigures {
     pub behind: Option<BehindFigures>,
 }
 
-/// What a namespace has written behind.
-#[derive(Clone, Copy, Debug)]
+/// What a namespace, or several, have written behind.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct BehindFigures {
     /// What the store lacks now.
     pub backlog: Backlog,
@@ -80,15 +83,26 @@ fn get(figure: &AtomicU64) -> u64 {
 }
 
 impl NamespaceFigures {
-    /// Those of every namespace, in the order of the configuration.
+    /// Those of every namespace, in the order of their numbers.
     pub fn all(shared: &Shared) -> Vec<Self> {
-        let namespaces = shared.cache.policies().iter().enumerate();
+        Self::busiest(shared, usize::MAX)
+    }
+
+    /// Those of the namespaces with the most lookups, where there are more than `most`.
+    pub fn busiest(shared: &Shared, most: usize) -> Vec<Self> {
+        let policies = shared.cache.policies();
         let tallies = shared.cache.memory().tallies();
-        let figures = namespaces.zip(tallies).map(|((number, namespace), tally)| Self {
-            items: tally.items,
-            bytes: tally.bytes,
-            lookups: shared.namespace_lookups(number),
-            ..Self::of(namespace)
+        let numbers = 0..policies.iter().count();
+        let mut lookups: Vec<_> =
+            numbers.map(|number| (number, shared.namespace_lookups(number))).collect();
+        if lookups.len() > most {
+            lookups.sort_by_key(|(_, lookups)| Reverse(lookups.all()));
+            lookups.truncate(most);
+        }
+        let figures = lookups.into_iter().map(|(number, lookups)| {
+            let tally = tallies.get(number).copied().unwrap_or_default();
+            let known = Self::of(policies.at(number));
+            Self { items: tally.items, bytes: tally.bytes, lookups, ..known }
         });
         figures.collect()
     }
@@ -132,6 +146,28 @@ impl NamespaceFigures {
 }
 
 impl BehindFigures {
+    /// Those of all namespaces together.
+    pub fn sum(shared: &Shared) -> Self {
+        let lines = shared.cache.policies().iter().filter_map(|namespace| namespace.line.as_ref());
+        lines.map(|line| Self::of(line)).fold(Self::default(), Self::and)
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self {
+            backlog: Backlog {
+                records: self.backlog.records + other.backlog.records,
+                bytes: self.backlog.bytes + other.backlog.bytes,
+                lag: self.backlog.lag.max(other.backlog.lag),
+            },
+            changes: self.changes + other.changes,
+            flushed: self.flushed + other.flushed,
+            batches: self.batches + other.batches,
+            retries: self.retries + other.retries,
+            refusals: self.refusals + other.refusals,
+            dead_letters: self.dead_letters + other.dead_letters,
+        }
+    }
+
     fn of(line: &Line) -> Self {
         let counters = line.counters();
         Self {

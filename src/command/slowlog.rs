@@ -28,15 +28,20 @@ const REDACTED: &[u8] = b"(redacted)";
 const SHOWN: i64 = 10;
 
 /// A command that was slow.
-#[derive(Debug)]
-struct Slow {
-    id: i64,
+#[derive(Clone, Debug)]
+pub struct Slow {
+    /// Its number.
+    pub id: i64,
     /// When it ended, unix seconds.
-    at: u64,
-    took: Duration,
-    args: Vec<Vec<u8>>,
-    peer: String,
-    client: String,
+    pub at: u64,
+    /// How long it took.
+    pub took: Duration,
+    /// Its arguments, shortened and without passwords.
+    pub args: Vec<Vec<u8>>,
+    /// The client's address.
+    pub peer: String,
+    /// The client's name.
+    pub client: String,
 }
 
 #[derive(Debug, Default)]
@@ -83,6 +88,11 @@ impl Slowlog {
     /// Forgets all entries; their numbers aren't used again.
     pub fn reset(&self) {
         self.0.lock().entries.clear();
+    }
+
+    /// The newest `count` entries.
+    pub fn newest(&self, count: usize) -> Vec<Slow> {
+        self.0.lock().entries.iter().take(count).cloned().collect()
     }
 
     /// Writes the newest `count` entries.

@@ -320,9 +320,14 @@ impl Setting {
         Ok(())
     }
 
-    /// The default as the file would have it (`"512mb"`, `true`).
+    /// The value as the file would have it (`"512mb"`, `true`).
+    pub fn text(&self, settings: &Settings) -> String {
+        self.kind.toml(&self.value(settings)).to_string()
+    }
+
+    /// The default, likewise.
     pub fn default_text(&self) -> String {
-        self.kind.toml(&self.value(&Settings::default())).to_string()
+        self.text(&Settings::default())
     }
 }
 
