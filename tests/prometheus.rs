@@ -78,9 +78,11 @@ impl Load {
     }
 
     /// Three of four reads of `user:` hit, and 29 of 30 of `page:`; one key is hot; what doesn't fit into memory
-    /// is on disk; and of all commands one in fifty waits for a slow store.
+    /// is on disk; and of all commands three in a hundred wait for a slow store.
     fn run(client: &mut Raw) -> Self {
         let mut load = Self::default();
+        load.ask(client, &["SET", "page:hot", "<html>"]);
+        (0..2000).for_each(|_| load.get(client, "page:hot"));
         let large = "x".repeat(32 << 10);
         for number in 0..1000 {
             assert_eq!(load.ask(client, &["SET", &format!("blob:{number}"), &large]), "+OK\r\n");
@@ -96,8 +98,8 @@ impl Load {
             load.get(client, &format!("user:none:{number}"));
             (0..9).for_each(|_| load.get(client, &page));
             load.get(client, &format!("page:none:{number}"));
-            load.get(client, &format!("slow:{number}"));
-            (0..20).for_each(|_| load.get(client, "page:0"));
+            load.get(client, &format!("slow:{number}:a"));
+            load.get(client, &format!("slow:{number}:b"));
         }
         assert!(load.ask(client, &["INCR", "user:1"]).starts_with("-ERR"));
         let huge = "x".repeat(2 << 20);
@@ -176,7 +178,7 @@ fn the_figures_are_true(prometheus: &Prometheus, load: &Load, server: &Server) {
         let counter = format!("larder_tier_hits_total{{tier=\"{tier}\"}} ");
         let line = text.lines().find_map(|line| line.strip_prefix(&counter)).expect("counted");
         let hits: f64 = line.parse().expect("a number");
-        assert!(hits > 100.0, "{tier}: {hits}");
+        assert!(hits >= 100.0, "{tier}: {hits}");
         close(tier, tiers[tier], hits / all, 0.02);
     }
     close("all tiers", tiers.values().sum(), load.hits as f64 / all, 0.02);
@@ -199,7 +201,7 @@ fn the_figures_are_true(prometheus: &Prometheus, load: &Load, server: &Server) {
     let strings = families["string"] * WINDOW.1;
     close("strings", strings, load.commands as f64, load.commands as f64 * 0.05);
 
-    // One command in fifty waited for 20 ms; the middle one for nothing.
+    // Three commands in a hundred waited for 20 ms; the middle one for nothing.
     let p99 = prometheus.value(&query_of("p99"));
     assert!((0.016..1.0).contains(&p99), "{p99}");
     let quantiles = queries().into_iter().filter(|(title, _)| title == "Duration of commands");
@@ -223,6 +225,9 @@ fn the_rules_are_about_something(prometheus: &Prometheus) {
     eventually("the rules are evaluated", || {
         prometheus.rules().iter().all(|rule| !rule.health.is_empty() && rule.health != "unknown")
     });
+    // The one error of the load that there is an alert for: it is counted from the first one on.
+    let refused = || prometheus.rules().into_iter().find(|rule| rule.name == "LarderWritesRefused");
+    eventually("-OOM is seen", || refused().is_some_and(|rule| rule.state == "pending"));
     let rules = prometheus.rules();
     assert!(rules.len() >= 10, "{rules:?}");
     for rule in rules {
