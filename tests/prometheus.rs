@@ -11,6 +11,7 @@ mod prometheus;
 use std::{
     collections::{HashMap, HashSet},
     io::Write,
+    path::Path,
     process::{Command, Stdio},
 };
 
@@ -45,17 +46,16 @@ quota = { memory = '1mb' }
 const WINDOW: (&str, f64) = ("5m", 300.0);
 
 /// The Larder of `docker/compose.yaml`, small, and with its Postgres elsewhere.
-fn stack(postgres: &Postgres) -> Server {
+fn stack(postgres: &Postgres, dir: &Path) -> Server {
     let url = "postgres://larder@postgres:5432/larder";
     assert!(STACK.contains(url), "{STACK}");
     let toml = STACK.replace(url, &postgres.url()).replace("128mb", "8mb") + MORE;
-    let dir = tempfile::tempdir().expect("a directory").keep();
     let path = dir.join("larder.toml");
     std::fs::write(&path, toml).expect("a file");
     let mut args = vec![path.to_str().expect("a plain path")];
     args.extend(["--bind", "127.0.0.1", "--admin", "127.0.0.1:0"]);
     args.extend(["--memory", "16mb", "--disk-size", "128mb", "--workers", "1"]);
-    Server::start_through("env", &[&format!("POSTGRES_PASSWORD={PASSWORD}")], &dir, &args)
+    Server::start_through("env", &[&format!("POSTGRES_PASSWORD={PASSWORD}")], dir, &args)
 }
 
 /// What a load did, as its client saw it.
@@ -143,7 +143,8 @@ fn close(what: &str, is: f64, expected: f64, by: f64) {
 #[test]
 fn every_query_and_every_rule_is_answered_with_what_the_load_did() {
     let Some(postgres) = Postgres::start() else { return };
-    let mut server = stack(&postgres);
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut server = stack(&postgres, dir.path());
     let Some(prometheus) = Prometheus::start(server.admin()) else { return };
     let scraped = || prometheus.query("count_over_time(larder_uptime_seconds[5m])");
     let scrapes = || scraped().first().map_or(0.0, |series| series.value);
@@ -164,7 +165,6 @@ fn every_query_and_every_rule_is_answered_with_what_the_load_did() {
     assert_eq!(server.stop(), Some(0));
     let down = || prometheus.rules().into_iter().find(|rule| rule.name == "LarderDown");
     eventually("its end is seen", || down().is_some_and(|rule| rule.state == "pending"));
-    std::fs::remove_dir_all(server.dir()).expect("ours");
 }
 
 /// The dashboard's figures against those of the client that made the load, and of the server.
@@ -172,7 +172,7 @@ fn the_figures_are_true(prometheus: &Prometheus, load: &Load, server: &Server) {
     let all = (load.hits + load.misses) as f64;
     close("hit rate", prometheus.value(&query_of("Hit rate")), load.hits as f64 / all, 0.02);
 
-    let tiers = by(&prometheus.query(&query_of("Hit rate by tier")), "tier");
+    let tiers = by(prometheus.query(&query_of("Hit rate by tier")), "tier");
     let text = http::get(server.admin(), "/metrics").body;
     for tier in ["l1", "l2", "l3"] {
         let counter = format!("larder_tier_hits_total{{tier=\"{tier}\"}} ");
@@ -183,7 +183,7 @@ fn the_figures_are_true(prometheus: &Prometheus, load: &Load, server: &Server) {
     }
     close("all tiers", tiers.values().sum(), load.hits as f64 / all, 0.02);
 
-    let namespaces = by(&prometheus.query(&query_of("Hit rate by namespace")), "namespace");
+    let namespaces = by(prometheus.query(&query_of("Hit rate by namespace")), "namespace");
     let expected = [("user:", 300.0 / 400.0), ("page:", 2900.0 / 3000.0), ("slow:", 0.0)];
     for (namespace, rate) in expected {
         close(namespace, namespaces[namespace], rate, 0.02);
@@ -197,7 +197,7 @@ fn the_figures_are_true(prometheus: &Prometheus, load: &Load, server: &Server) {
     // All of the load is in the window, and nothing else is.
     let requests = prometheus.value(&query_of("Requests")) * WINDOW.1;
     close("requests", requests, load.commands as f64, load.commands as f64 * 0.05);
-    let families = by(&prometheus.query(&query_of("Requests by family")), "family");
+    let families = by(prometheus.query(&query_of("Requests by family")), "family");
     let strings = families["string"] * WINDOW.1;
     close("strings", strings, load.commands as f64, load.commands as f64 * 0.05);
 
@@ -209,13 +209,14 @@ fn the_figures_are_true(prometheus: &Prometheus, load: &Load, server: &Server) {
     let [p50, same, p999] = quantiles[..] else { panic!("{quantiles:?}") };
     close("p99", same, p99, p99 * 0.2);
     assert!(p50 < 0.01 && p50 < p99 && p99 <= p999, "{quantiles:?}");
-    let load_time = by(&prometheus.query(&query_of("Time of a load")), "namespace");
+    let load_time = by(prometheus.query(&query_of("Time of a load")), "namespace");
     assert!((0.02..0.5).contains(&load_time["slow:"]), "{load_time:?}");
 }
 
 /// The values of an answer by a label.
-fn by<'a>(series: &'a [Series], label: &str) -> HashMap<&'a str, f64> {
-    let pairs: HashMap<_, _> = series.iter().map(|one| (one.label(label), one.value)).collect();
+fn by(series: Vec<Series>, label: &str) -> HashMap<String, f64> {
+    let pairs: HashMap<_, _> =
+        series.iter().map(|one| (one.label(label).to_owned(), one.value)).collect();
     assert_eq!(pairs.len(), series.len(), "{series:?}");
     pairs
 }

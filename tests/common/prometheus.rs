@@ -11,7 +11,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::{PATIENCE, free_port, http, missing};
+use super::common::{PATIENCE, free_port, http, missing};
 
 const CONFIG: &str = include_str!("../../docker/prometheus/prometheus.yml");
 const RULES: &str = include_str!("../../docker/prometheus/rules.yml");
