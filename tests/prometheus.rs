@@ -9,7 +9,7 @@ mod postgres;
 mod prometheus;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     io::Write,
     path::Path,
     process::{Command, Stdio},
@@ -259,47 +259,37 @@ const WORDS: &[&str] = &[
     "group_left",
 ];
 
+/// The metric that a word names; what a histogram shows has its part behind the name.
+fn metric(word: &str) -> Option<&'static Metric> {
+    let parts = ["_bucket", "_sum", "_count"];
+    let base = parts.iter().find_map(|part| word.strip_suffix(part));
+    GROUPS.iter().flat_map(|(_, all)| *all).find(|metric| match metric.kind {
+        Kind::Histogram => Some(metric.name) == base,
+        Kind::Counter | Kind::Gauge => metric.name == word,
+    })
+}
+
+fn is_label(word: &str) -> bool {
+    let mut all = GROUPS.iter().flat_map(|(_, all)| *all);
+    ["job", "instance", "le"].contains(&word) || all.any(|metric| metric.labels.contains(&word))
+}
+
 /// The selectors of an expression (`name{label="value"}`). Each word of it must be known: a metric that is
 /// declared, one of its labels, or PromQL's own.
 fn selectors(expr: &str) -> Vec<String> {
-    let metrics: HashMap<&str, &Metric> =
-        GROUPS.iter().flat_map(|(_, all)| *all).map(|metric| (metric.name, metric)).collect();
-    let labels: HashSet<&str> =
-        metrics.values().flat_map(|metric| metric.labels).copied().collect();
-    let is_label = |word: &str| labels.contains(word) || ["job", "instance", "le"].contains(&word);
     let is_part = |sign: char| sign.is_alphanumeric() || "_:.".contains(sign);
     let (mut found, mut rest) = (Vec::new(), expr);
     while let Some(at) = rest.find(is_part) {
-        let word_on = &rest[at..];
-        let end = word_on.find(|sign| !is_part(sign)).unwrap_or(word_on.len());
-        let word = &word_on[..end];
-        rest = &word_on[end..];
-        let base = ["_bucket", "_sum", "_count"].iter().find_map(|part| word.strip_suffix(part));
-        let histogram = base.and_then(|base| metrics.get(base));
-        let histogram = histogram.filter(|metric| metric.kind == Kind::Histogram);
-        let metric = histogram.or_else(|| metrics.get(word)).copied();
-        if word == "up"
-            || metric.is_some_and(|metric| (metric.kind == Kind::Histogram) == histogram.is_some())
-        {
+        let end = rest[at..].find(|sign| !is_part(sign)).map_or(rest.len(), |len| at + len);
+        let word = &rest[at..end];
+        rest = &rest[end..];
+        if word == "up" || metric(word).is_some() {
             // No value of a label has a brace in it here.
-            let braces = match rest.strip_prefix('{') {
-                Some(inner) => inner.split_once('}').expect("closed").0,
-                None => "",
-            };
-            for matcher in braces.split("\",").filter(|matcher| !matcher.trim().is_empty()) {
-                let label = matcher.split(['=', '!']).next().expect("a label").trim();
-                let own = metric.is_some_and(|metric| metric.labels.contains(&label));
-                assert!(
-                    own || ["job", "instance"].contains(&label),
-                    "{word} has no label {label}: {expr}"
-                );
-            }
-            found.push(if braces.is_empty() {
-                word.to_owned()
-            } else {
-                format!("{word}{{{braces}}}")
-            });
-            rest = rest.strip_prefix('{').map_or(rest, |inner| &inner[braces.len() + 1..]);
+            let braces =
+                if rest.starts_with('{') { rest.find('}').expect("closed") + 1 } else { 0 };
+            check_labels(word, &rest[..braces]);
+            found.push(format!("{word}{}", &rest[..braces]));
+            rest = &rest[braces..];
         } else {
             let is_number = word.starts_with(|sign: char| sign.is_ascii_digit());
             let is_known = is_number || WORDS.contains(&word) || is_label(word);
@@ -307,6 +297,16 @@ fn selectors(expr: &str) -> Vec<String> {
         }
     }
     found
+}
+
+/// The labels in a selector's braces must be its metric's, or those that every target has.
+fn check_labels(word: &str, braces: &str) {
+    let inside = braces.trim_matches(['{', '}']);
+    for matcher in inside.split("\",").filter(|matcher| !matcher.trim().is_empty()) {
+        let label = matcher.split(['=', '!']).next().expect("a label").trim();
+        let is_own = metric(word).is_some_and(|metric| metric.labels.contains(&label));
+        assert!(is_own || ["job", "instance"].contains(&label), "{word} has no label {label}");
+    }
 }
 
 #[test]
