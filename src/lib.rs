@@ -12,6 +12,8 @@ pub mod config;
 #[cfg(feature = "server")]
 pub mod dead_letter;
 pub mod error;
+#[cfg(feature = "server")]
+pub mod health;
 pub mod journal;
 #[cfg(feature = "server")]
 pub mod log;

@@ -28,6 +28,9 @@ fn main() -> ExitCode {
     if args.get(1).is_some_and(|word| word == larder::dead_letter::WORD) {
         return end(larder::dead_letter::run(args));
     }
+    if args.get(1).is_some_and(|word| word == larder::health::WORD) {
+        return end(larder::health::run(args));
+    }
     #[cfg(feature = "simulate")]
     let is_simulation = args.get(1).is_some_and(|word| word == larder::simulate::WORD);
     #[cfg(feature = "simulate")]

@@ -281,6 +281,8 @@ for itself, and a scrape sums up. Counters start from zero with the server and w
 `rate()` copes with. No label holds a key, so the number of series depends on the configuration alone: about
 400, and 30 for each namespace. What isn't in use (disk, namespaces, write-behind, breakers) shows no series.
 
+[operations.md](operations.md) has alert rules and a dashboard made of them.
+
 Durations are in buckets that double from 250 ns to 2 s. A scrape job:
 
 ```yaml

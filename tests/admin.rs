@@ -5,7 +5,8 @@ mod common;
 use std::{
     collections::{HashMap, HashSet},
     io::{Read, Write},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
+    process::Command,
 };
 
 use common::{PATIENCE, Server, eventually, http};
@@ -233,6 +234,41 @@ fn health_has_reasons() {
     assert_eq!((live.status, live.body.contains("background-tasks")), (200, true));
 }
 
+/// `larder health ...`: its exit code, and what it says.
+fn health(words: &[&str]) -> (Option<i32>, String) {
+    let mut larder = Command::new(env!("CARGO_BIN_EXE_larder"));
+    let output = larder.arg("health").args(words).output().expect("larder runs");
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+}
+
+#[test]
+fn health_can_be_asked_from_the_shell() {
+    let mut upstream = Server::start(&[]);
+    let toml = format!(
+        "[store.main]\nkind = 'redis'\nurl = 'redis://127.0.0.1:{}/'\nbreaker = false\n\
+         [[namespace]]\nprefix = 'a:'\nmode = 'write-through'\nstore = 'main'\n",
+        upstream.port()
+    );
+    let server = Server::start_with(&toml, &ADMIN);
+    assert_eq!(health(&[server.admin()]), (Some(0), "ok\n".to_owned()));
+    upstream.kill9();
+    eventually("the store is missed", || health(&[server.admin()]).0 == Some(1));
+    let (_, said) = health(&[server.admin()]);
+    assert!(said.starts_with(&format!("larder: {}: store main: ", server.admin())), "{said}");
+    assert_eq!(health(&[&format!("{}/livez", server.admin())]), (Some(0), "ok\n".to_owned()));
+    // Not a page of ours, not a Larder, nobody, nobody who answers, and nothing that can be asked.
+    assert_eq!(health(&[&format!("{}/nowhere", server.admin())]).0, Some(1));
+    assert_eq!(health(&[&format!("127.0.0.1:{}", server.port())]).0, Some(1));
+    assert_eq!(health(&["127.0.0.1:1"]).0, Some(1));
+    let silent = TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let address = silent.local_addr().expect("bound").to_string();
+    let expected = format!("larder: {address}: no answer within 3s\n");
+    assert_eq!(health(&[&address]), (Some(1), expected));
+    assert_eq!(health(&["--ready"]).0, Some(2));
+    assert_eq!(health(&["--help"]).0, Some(0));
+}
+
 #[test]
 fn a_store_that_nobody_has_to_ask_may_be_away() {
     let toml = "[store.main]\nkind = 'redis'\nurl = 'redis://127.0.0.1:1/'\n\
@@ -300,7 +336,7 @@ fn the_default_address_is_given_up_where_it_is_taken() {
     let second = Server::start(&["--admin", &format!("-{taken}")]);
     let mut redis = second.connect();
     assert_eq!(redis::cmd("PING").query::<String>(&mut redis).expect("served"), "PONG");
-    let larder = std::process::Command::new(env!("CARGO_BIN_EXE_larder"))
+    let larder = Command::new(env!("CARGO_BIN_EXE_larder"))
         .args(["--port", "0", "--admin", &taken, "--dir"])
         .arg(second.dir().join("third"))
         .output()

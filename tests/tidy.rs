@@ -20,6 +20,7 @@ const LAYERS: &[&str] = &[
     "simulate",
     "command",
     "dead_letter",
+    "health",
     "admin",
     "server",
 ];

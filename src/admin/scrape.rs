@@ -4,6 +4,7 @@
 //! is collected once and written metric by metric, since the format wants those of a metric together.
 
 use std::{
+    collections::BTreeMap,
     fs,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
@@ -24,6 +25,11 @@ use crate::{
     store::breaker::State,
     tier::log::Log,
 };
+
+/// Error codes that are shown before the first of them: by its first value a series hasn't risen yet, so an
+/// alert would miss it.
+const CODES: &[&str] =
+    &["ERR", "JOURNALERR", "JOURNALFULL", "OOM", "STOREDOWN", "STOREERR", "STORETIMEOUT"];
 
 /// All metrics, in the text format of Prometheus.
 pub fn text(shared: &Shared) -> String {
@@ -149,9 +155,9 @@ fn commands(shared: &Shared, text: &mut Exposition) {
     shared.workers.iter().for_each(|worker| turns.add(&worker.turns));
     let turns = ([], turns.buckets.to_vec(), turns.nanos as f64 / 1e9);
     text.histogram(&m::TURN_DURATION, &bounds, [turns]);
-    let errors = shared.errors.iter().map(|error| (error.key().clone(), *error.value()));
-    let mut errors: Vec<(String, u64)> = errors.collect();
-    errors.sort();
+    let mut errors: BTreeMap<String, u64> =
+        CODES.iter().map(|code| ((*code).to_owned(), 0)).collect();
+    errors.extend(shared.errors.iter().map(|error| (error.key().clone(), *error.value())));
     text.many(&m::ERRORS, errors.iter().map(|(code, count)| ([code.as_str()], count)));
     text.one(&m::SLOW, shared.slowlog.len());
 }

@@ -16,9 +16,10 @@ use crate::error::Error;
 /// How the program is called. (A configuration of the name `simulate` is `./simulate`.)
 const USAGE: &str = if cfg!(feature = "simulate") {
     "larder [CONFIG] [--flag value ...]\n       larder dead-letter <list | retry | drop>\n       \
-     larder simulate TRACE [--flag value ...]"
+     larder health [ADDRESS:PORT[/livez]]\n       larder simulate TRACE [--flag value ...]"
 } else {
-    "larder [CONFIG] [--flag value ...]\n       larder dead-letter <list | retry | drop>"
+    "larder [CONFIG] [--flag value ...]\n       larder dead-letter <list | retry | drop>\n       \
+     larder health [ADDRESS:PORT[/livez]]"
 };
 
 /// Why the program ends before it has served.
@@ -240,6 +241,7 @@ mod tests {
             }
         }
         assert!(help.contains("[default: 6379]"));
+        assert!(help.contains("larder health [ADDRESS"));
         assert_eq!(help.contains("larder simulate TRACE"), cfg!(feature = "simulate"));
     }
 
