@@ -20,6 +20,7 @@ mod readers;
 pub mod release;
 mod room;
 mod settle;
+pub mod traffic;
 mod turns;
 pub mod tx;
 pub mod walk;
@@ -56,6 +57,7 @@ use loader::Loader;
 use release::Release;
 use room::ROOM_PATIENCE;
 use settle::Staging;
+use traffic::Traffic;
 use tx::{Cold, Due, Key, Made, Need, Standing, Start, Stop, Tx};
 
 /// How long a write waits for room in the journal before it gives up, unless told otherwise.
@@ -181,6 +183,7 @@ struct Inner {
     journal_patience: AtomicU64,
     /// What unflushed changes take, as far as it is accounted for in memory.
     unflushed: AtomicUsize,
+    traffic: Traffic,
 }
 
 impl Inner {
@@ -294,6 +297,7 @@ impl Cache {
             store_timeout: AtomicU64::new(STORE_TIMEOUT.as_millis() as u64),
             journal_patience: AtomicU64::new(JOURNAL_PATIENCE.as_millis() as u64),
             unflushed: AtomicUsize::new(0),
+            traffic: Traffic::default(),
         }))
     }
 
@@ -338,6 +342,11 @@ impl Cache {
     /// The namespaces.
     pub fn policies(&self) -> &Policies {
         &self.0.policies
+    }
+
+    /// What is known of the traffic.
+    pub fn traffic(&self) -> &Traffic {
+        &self.0.traffic
     }
 
     /// The clock.

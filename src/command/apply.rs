@@ -50,6 +50,7 @@ impl Shared {
         self.cache.set_disk_limits(settings.disk_read_timeout, settings.disk_write_rate);
         make_descriptors(settings.maxclients);
         self.slowlog.trim(settings.slowlog_max_len as usize);
+        self.watch_traffic();
     }
 
     /// Reads the configuration file again, and brings what changed in it to the cache. Returns that in words.
@@ -77,7 +78,8 @@ impl Shared {
         !self.expiry_off.load(Relaxed)
     }
 
-    /// Takes the figures that INFO shows as rates and peaks. Call it once a second.
+    /// Takes the figures that INFO shows as rates and peaks, and what is known of the traffic. Call it once a
+    /// second.
     pub fn tick(&self) {
         self.rates.note(Reading {
             at: self.started.elapsed(),
@@ -86,6 +88,7 @@ impl Shared {
             sent: self.sum(|worker| worker.sent.get()),
         });
         self.note_peak(figures::used_memory(self.cache.memory()));
+        self.tick_traffic();
     }
 
     /// Notes a look at used memory, and returns the peak.

@@ -52,6 +52,7 @@ pub mod table;
 #[cfg(test)]
 pub mod testing;
 pub mod tiers;
+pub mod traffic;
 
 use std::{ops::Range, sync::atomic::Ordering::Relaxed, time::Instant};
 
@@ -121,8 +122,9 @@ pub fn prepare(
     found: &mut Vec<Found>,
 ) {
     let memory = session.cache().memory();
+    let first = found.len();
     let mut last: (&[u8], Option<&'static Entry>) = (&[], None);
-    for request in &batch.requests[requests] {
+    for request in &batch.requests[requests.clone()] {
         let spans = &mut batch.spans[request.first as usize..][..request.count as usize];
         // A pipeline is mostly of one command.
         let name = spans[0].of(buf);
@@ -140,6 +142,9 @@ pub fn prepare(
             });
         }
         found.push(Found { entry, key });
+    }
+    if !session.stats.keys.sampler.passes(requests.len()) {
+        traffic::note_requests(session, buf, batch, requests, &found[first..]);
     }
 }
 

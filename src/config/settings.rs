@@ -254,6 +254,12 @@ settings! {
         /// Events that take longer are kept for LATENCY; 0 keeps none.
         latency_monitor_threshold: Duration = Duration::ZERO,
             "latency-monitor-threshold", Kind::Time(Unit::Millis, 0, i64::MAX / 1_000), Live;
+        /// Find the hottest and the largest keys while requests are served (LARDER.HOTKEYS, LARDER.BIGKEYS,
+        /// and OBJECT FREQ under the default policy).
+        hot_keys: bool = true, "hot-keys" / "", Kind::Bool, Live;
+        /// Estimate what the hit ratio would be with less or more memory, from a sample of the keys
+        /// (LARDER.MRC).
+        miss_ratio_curve: bool = true, "miss-ratio-curve" / "", Kind::Bool, Live;
     }
 }
 
