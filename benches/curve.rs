@@ -5,7 +5,7 @@
 //! bytes is what memory has, so nine GETs in ten that find nothing are of keys that were evicted. The curve is
 //! asked at twenty sizes from 1 to 100 % of all bytes, each larger than the one before by the same factor. Keys
 //! are hashed anew for each of several runs. The last table is what a server does: it begins with one key in
-//! sixteen, and bounds what its sample costs.
+//! four, and bounds what its sample costs.
 
 #[path = "common/traces.rs"]
 mod traces;
@@ -54,7 +54,7 @@ fn main() {
     for (title, sparse, ticks) in [
         ("8,192 samples, all keys at first", 1, false),
         ("one key in a hundred", 100, false),
-        ("as in a server: one key in sixteen at first, its cost bounded", 16, true),
+        ("as in a server: one key in four at first, its cost bounded", 4, true),
     ] {
         println!("\n{title}");
         println!(
@@ -63,7 +63,9 @@ fn main() {
         );
         all.iter().for_each(|exact| compare(exact, sparse, ticks));
     }
-    println!("\nErrors in points of the hit ratio: mean absolute error over {SIZES} sizes; {RUNS} runs");
+    println!(
+        "\nErrors in points of the hit ratio: mean absolute error over {SIZES} sizes; {RUNS} runs"
+    );
 }
 
 fn compare(exact: &Exact, sparse: u32, ticks: bool) {
@@ -98,7 +100,8 @@ fn sample(exact: &Exact, sparse: u32, ticks: bool, seed: u64) -> (Curve, f64) {
     let mut curve = Curve::new(sparse, 0);
     let (mut samples, mut nanos) = (0u64, 0u128);
     let mut batch = Vec::new();
-    for (step, ((key, bytes), distance)) in exact.requests.iter().zip(&exact.distances).enumerate() {
+    for (step, ((key, bytes), distance)) in exact.requests.iter().zip(&exact.distances).enumerate()
+    {
         let id = hash(&hasher, &key.to_be_bytes());
         if curve.rate().takes(id) {
             let event = |event| Sample { id, end: 0, bytes: *bytes, db: 0, event };

@@ -55,7 +55,7 @@ pub const ROWS: &[Row] = &[
         summary: "Shows the keys that are asked for most, at most 256, the hottest first: for each a map of \
                   `key`, `db`, `per_second` (requests a second, over about the last minute or two), `error` \
                   (by how much that may be too high, a sample's chance apart) and `share` (of all requests of \
-                  keys). All requests count, reads and writes; one in 64 is looked at, or every one where \
+                  keys). All requests count, reads and writes; one in 128 is looked at, or every one where \
                   there are few. Keys longer than a kilobyte are missing.",
         ..REPORT
     },
@@ -236,4 +236,112 @@ fn curve(session: &mut Session, _: Args<'_>, reply: &mut Reply<'_>) -> Result<()
     number(reply, "keys", basis.keys as u64);
     field(reply, "rate", basis.rate);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{call, session};
+
+    #[test]
+    fn the_hottest_keys_come_first() {
+        let mut session = session();
+        session.shared.apply_settings();
+        for number in 0..300 {
+            call(&mut session, &["SET", &format!("cold:{number}"), "v"]);
+            call(&mut session, &["GET", "hot"]);
+        }
+        session.db = 2;
+        for _ in 0..100 {
+            call(&mut session, &["MGET", "warm", "other"]);
+            call(&mut session, &["OBJECT", "ENCODING", "cold:1"]);
+        }
+        let top = session.shared.hot_keys(3);
+        let named: Vec<_> = top.iter().map(|hot| (hot.db, &*hot.key)).collect();
+        assert_eq!(named, [(0, &b"hot"[..]), (2, b"other"), (2, b"warm")]);
+        assert!((top[0].share - 300.0 / 800.0).abs() < 0.02, "{top:?}");
+        let said = call(&mut session, &["LARDER.HOTKEYS", "COUNT", "1"]);
+        assert!(
+            said.starts_with("*1\r\n*10\r\n$3\r\nkey\r\n$3\r\nhot\r\n$2\r\ndb\r\n:0\r\n"),
+            "{said}"
+        );
+        session.db = 0;
+        call(&mut session, &["SET", "hot", "v"]);
+        // Eight for each doubling.
+        assert_eq!(call(&mut session, &["OBJECT", "FREQ", "hot"]), ":65\r\n");
+        assert_eq!(call(&mut session, &["OBJECT", "FREQ", "cold:299"]), ":8\r\n");
+        for wrong in [&["COUNT"][..], &["COUNT", "0"], &["COUNT", "x"], &["NUMBER", "1"]] {
+            let words = [&["LARDER.HOTKEYS"][..], wrong].concat();
+            assert!(call(&mut session, &words).starts_with("-ERR"), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn the_largest_keys_are_those_that_are_there() {
+        let mut session = session();
+        session.shared.apply_settings();
+        for number in 0..400 {
+            let value =
+                "v".repeat(if number < 396 { number * 10 } else { 8_000 << (number - 396) });
+            call(&mut session, &["SET", &format!("k{number}"), &value]);
+        }
+        call(&mut session, &["DEL", "k399"]);
+        call(&mut session, &["SET", "k398", "short"]);
+        call(&mut session, &["APPEND", "k1", &"v".repeat(100_000)]);
+        let keys = |session: &crate::command::Session| -> Vec<String> {
+            let all = session.shared.big_keys(3);
+            all.iter().map(|big| String::from_utf8_lossy(&big.key).into_owned()).collect()
+        };
+        assert_eq!(keys(&session), ["k1", "k397", "k396"]);
+        let usage = call(&mut session, &["MEMORY", "USAGE", "k1"]);
+        assert_eq!(usage, format!(":{}\r\n", session.shared.big_keys(1)[0].bytes));
+        session.shared.tick();
+        assert_eq!(keys(&session), ["k1", "k397", "k396"]);
+        call(&mut session, &["FLUSHALL"]);
+        assert_eq!(call(&mut session, &["LARDER.BIGKEYS"]), "*0\r\n");
+        call(&mut session, &["SET", "k", "v"]);
+        assert_eq!(keys(&session), ["k"]);
+    }
+
+    #[test]
+    fn more_memory_would_bring_more_hits() {
+        let mut session = session();
+        session.shared.live.config_set(&[(b"maxmemory", b"1mb")]).expect("set");
+        session.shared.apply_settings();
+        // 3,000 keys of a kilobyte, in turns, of which memory has room for a third.
+        let value = "v".repeat(900);
+        for step in 0..9_000 {
+            let key = format!("key:{}", step % 3_000);
+            if call(&mut session, &["GET", &key]) == "$-1\r\n" {
+                call(&mut session, &["SET", &key, &value]);
+            }
+        }
+        let estimate = session.shared.miss_ratio_curve().expect("it is watched");
+        let ratios: Vec<f64> = estimate.points.iter().map(|point| point.hit_ratio).collect();
+        assert!(ratios[..2].iter().all(|ratio| *ratio < 0.05), "{estimate:?}");
+        assert!(ratios[3..].iter().all(|ratio| (ratio - 0.667).abs() < 0.05), "{estimate:?}");
+        assert_eq!(estimate.points[2].bytes, 2 << 20);
+        let said = call(&mut session, &["LARDER.MRC"]);
+        assert!(said.contains("$6\r\nmemory\r\n:1048576\r\n$5\r\ncurve\r\n*5\r\n"), "{said}");
+    }
+
+    #[test]
+    fn nothing_is_known_where_nobody_watches() {
+        let mut session = session();
+        let off: [(&[u8], &[u8]); 2] = [(b"hot-keys", b"no"), (b"miss-ratio-curve", b"no")];
+        session.shared.live.config_set(&off).expect("set");
+        session.shared.apply_settings();
+        for _ in 0..100 {
+            call(&mut session, &["SET", "k", "v"]);
+        }
+        session.shared.tick();
+        assert_eq!(call(&mut session, &["LARDER.HOTKEYS"]), "*0\r\n");
+        assert_eq!(call(&mut session, &["LARDER.BIGKEYS"]), "*0\r\n");
+        assert_eq!(call(&mut session, &["LARDER.MRC"]), "$-1\r\n");
+        assert!(call(&mut session, &["OBJECT", "FREQ", "k"]).starts_with("-ERR An LFU"));
+        // What was counted before it is watched isn't taken for what wasn't sampled.
+        let on: [(&[u8], &[u8]); 2] = [(b"hot-keys", b"yes"), (b"miss-ratio-curve", b"yes")];
+        session.shared.live.config_set(&on).expect("set");
+        session.shared.apply_settings();
+        assert!(session.shared.miss_ratio_curve().expect("it is watched").points.is_empty());
+    }
 }

@@ -31,7 +31,7 @@ pub const MOST: usize = 8192;
 /// When there are too many, one in so many of the hashes leaves.
 const STEP: u64 = 16;
 /// One key in so many is sampled at first.
-pub(super) const SPARSE: u32 = 16;
+pub(super) const SPARSE: u32 = 4;
 /// Time in which what was counted counts half, in milliseconds.
 const HALF_LIFE: f64 = 600_000.0;
 /// Classes of keys, by the bits above those that the threshold looks at.
@@ -40,7 +40,7 @@ const CLASSES: u64 = 64;
 const MOST_EXCLUDED: u32 = 16;
 /// The part of the lookups that a class may take, and that the sample may.
 const CLASS_SHARE: u64 = 128;
-const SHARE: u64 = 32;
+const SHARE: u64 = 64;
 /// Lookups between two ticks from which on cost matters.
 const BUSY: u64 = 10_000;
 /// How long a class is left out, and how long the threshold stands before it is raised, in milliseconds.
@@ -332,7 +332,8 @@ impl Curve {
                 }
             }
             if rate == self.rate && took * SHARE > recent {
-                rate.threshold /= 2;
+                let part = recent as f64 / (took * SHARE) as f64;
+                rate.threshold = (f64::from(rate.threshold) * part) as u32;
             }
         }
         let stands = now.saturating_sub(self.changed) >= RAISED_AFTER;
@@ -357,5 +358,228 @@ impl Curve {
         let (keys, samples) = (self.stack.len(), self.samples);
         let is_enough = keys >= ENOUGH_KEYS && samples >= ENOUGH_LOOKUPS;
         Basis { keys, samples, rate: self.rate.share(), is_enough }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::tier::shelf::next_random;
+
+    const NOW: u64 = 1_000_000;
+
+    /// A hash for a number.
+    fn hash(number: u64) -> u64 {
+        let mixed = (number + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        (mixed ^ mixed >> 29).wrapping_mul(0xBF58_476D_1CE4_E5B9).rotate_left(31)
+    }
+
+    fn sample(number: u64, bytes: u32, event: Event) -> Sample {
+        Sample { id: hash(number), end: 0, bytes, db: 0, event }
+    }
+
+    /// Requests by Zipf's law with exponent 1: keys, and for each its bytes.
+    fn zipf(count: usize, keys: u64) -> Vec<(u64, u32)> {
+        let mut random = 88_172_645_463_325_252u64;
+        let mut next = || {
+            random = next_random(random);
+            let uniform = (random >> 11) as f64 / (1u64 << 53) as f64;
+            (keys as f64).powf(uniform) as u64
+        };
+        (0..count).map(|_| next()).map(|key| (key, 50 + (hash(key) % 200) as u32)).collect()
+    }
+
+    /// The hit ratio of an LRU cache of so many bytes, by running one.
+    fn lru(requests: &[(u64, u32)], capacity: u64) -> f64 {
+        let (mut used_at, mut in_order) = (HashMap::new(), std::collections::BTreeMap::new());
+        let (mut held, mut hits) = (0, 0u64);
+        for (at, (key, bytes)) in requests.iter().enumerate() {
+            match used_at.insert(*key, at) {
+                Some(before) => {
+                    hits += 1;
+                    in_order.remove(&before);
+                }
+                None => held += u64::from(*bytes),
+            }
+            in_order.insert(at, (*key, *bytes));
+            while held > capacity
+                && let Some((_, (oldest, bytes))) = in_order.pop_first()
+            {
+                used_at.remove(&oldest);
+                held -= u64::from(bytes);
+            }
+        }
+        hits as f64 / requests.len() as f64
+    }
+
+    /// The curve of requests that come by a cache of so many bytes: every one is a GET, and a SET on a miss.
+    fn curve_of(requests: &[(u64, u32)], sparse: u32) -> Curve {
+        let (mut curve, mut known) = (Curve::new(sparse, NOW), HashMap::new());
+        for (step, (key, bytes)) in requests.iter().enumerate() {
+            curve.note_lookups(1, 0);
+            // One in three is evicted, whichever.
+            if known.insert(*key, ()).is_some() && step % 3 != 0 {
+                curve.note(&sample(*key, *bytes, Event::Hit), NOW);
+            } else {
+                curve.note(&sample(*key, *bytes, Event::Miss), NOW);
+                curve.note(&sample(*key, *bytes, Event::Write), NOW);
+            }
+        }
+        curve
+    }
+
+    #[test]
+    fn it_is_exact_where_all_keys_are_sampled() {
+        let requests = zipf(40_000, 4_000);
+        let curve = curve_of(&requests, 1);
+        assert_eq!(curve.basis().samples, 40_000.0);
+        for capacity in [3_000, 30_000, 100_000, 300_000, 1_000_000] {
+            let (seen, exact) = (curve.hit_ratio(capacity).unwrap(), lru(&requests, capacity));
+            assert!((seen - exact).abs() < 0.01, "{capacity}: {seen} and not {exact}");
+        }
+    }
+
+    #[test]
+    fn it_is_near_where_few_are() {
+        let requests = zipf(300_000, 100_000);
+        let curve = curve_of(&requests, 1);
+        let basis = curve.basis();
+        assert!((MOST / 2..=MOST).contains(&basis.keys) && basis.rate < 0.3, "{basis:?}");
+        let sizes = [60_000, 200_000, 600_000, 2_000_000, 6_000_000];
+        let off = |size: &u64| (curve.hit_ratio(*size).unwrap() - lru(&requests, *size)).abs();
+        let mean = sizes.iter().map(off).sum::<f64>() / sizes.len() as f64;
+        assert!(mean < 0.015, "{mean}");
+    }
+
+    #[test]
+    fn a_write_is_no_lookup_but_brings_its_key_in() {
+        let mut curve = Curve::new(1, NOW);
+        for number in 0..100 {
+            curve.note(&sample(number, 1_000, Event::Write), NOW);
+        }
+        assert_eq!((curve.hit_ratio(1 << 30), curve.basis().keys), (None, 100));
+        curve.note_lookups(1, 0);
+        curve.note(&sample(0, 1_000, Event::Hit), NOW);
+        assert_eq!(curve.hit_ratio(50_000), Some(0.0));
+        assert_eq!(curve.hit_ratio(120_000), Some(1.0));
+    }
+
+    #[test]
+    fn what_is_never_there_is_a_miss_at_any_size() {
+        let mut curve = Curve::new(1, NOW);
+        curve.note_lookups(100, 0);
+        (0..100).for_each(|_| curve.note(&sample(7, 0, Event::Miss), NOW));
+        assert_eq!((curve.hit_ratio(1 << 40), curve.basis().keys), (Some(0.0), 0));
+        // Nor what was deleted unseen: it counts as evicted once.
+        curve.note(&sample(8, 10, Event::Write), NOW);
+        curve.note_lookups(100, 0);
+        (0..100).for_each(|_| curve.note(&sample(8, 0, Event::Miss), NOW));
+        let once = curve.hit_ratio(1 << 40).unwrap();
+        assert!((once - 0.005).abs() < 1e-6 && curve.basis().keys == 0, "{once}");
+    }
+
+    #[test]
+    fn deadlines_and_deletions_count() {
+        let mut curve = Curve::new(1, NOW);
+        let brief = Sample { end: NOW + 500, ..sample(1, 10, Event::Write) };
+        curve.note(&brief, NOW);
+        curve.note(&sample(2, 10, Event::Write), NOW);
+        curve.note(&sample(2, 10, Event::Removal), NOW);
+        curve.note_lookups(2, 0);
+        curve.note(&sample(1, 0, Event::Miss), NOW + 500);
+        curve.note(&sample(2, 0, Event::Miss), NOW);
+        assert_eq!((curve.hit_ratio(1 << 40), curve.basis().keys), (Some(0.0), 0));
+        curve.note(&brief, NOW);
+        curve.tick(u64::MAX, 0, NOW + 1_000);
+        assert_eq!(curve.basis().keys, 0);
+    }
+
+    #[test]
+    fn what_was_there_before_is_deeper_than_all_else() {
+        let mut curve = Curve::new(1, NOW);
+        (0..10).for_each(|number| curve.note(&sample(number, 100, Event::Write), NOW));
+        curve.note_lookups(1, 0);
+        curve.note(&sample(77, 100, Event::Hit), NOW);
+        assert_eq!((curve.hit_ratio(900), curve.hit_ratio(1_300)), (Some(0.0), Some(1.0)));
+    }
+
+    #[test]
+    fn it_follows_the_traffic() {
+        let mut curve = Curve::new(1, NOW);
+        let hits = |curve: &mut Curve, event, now| {
+            for round in 0..3_600u64 {
+                curve.note_lookups(1, 0);
+                curve.note(&sample(1, 10, event), now + round * 1_000);
+                curve.tick(u64::MAX, 0, now + round * 1_000);
+            }
+        };
+        curve.note(&sample(1, 10, Event::Write), NOW);
+        hits(&mut curve, Event::Hit, NOW);
+        assert!(curve.hit_ratio(1_000).unwrap() > 0.99);
+        hits(&mut curve, Event::Miss, NOW + 3_600_000);
+        assert!(curve.hit_ratio(1_000).unwrap() < 0.02);
+    }
+
+    /// Keys that never come back don't push those that do out of the sample for ever.
+    #[test]
+    fn what_is_beyond_the_horizon_is_forgotten() {
+        let mut curve = Curve::new(1, NOW);
+        curve.tick(1_000_000, 0, NOW);
+        for number in 0..200_000 {
+            curve.note(&sample(number, 1_000, Event::Write), NOW);
+        }
+        let basis = curve.basis();
+        assert!((990..=1000).contains(&basis.keys) && basis.rate > 0.99, "{basis:?}");
+    }
+
+    #[test]
+    fn the_sample_grows_again_when_there_are_few_keys() {
+        let mut curve = Curve::new(1, NOW);
+        (0..100_000).for_each(|number| curve.note(&sample(number, 10, Event::Write), NOW));
+        let before = curve.basis().rate;
+        assert!(before < 0.1, "{before}");
+        curve.forget(|db| db == 0);
+        for second in 0..3_000 {
+            curve.note_lookups(1_000, 0);
+            curve.tick(u64::MAX, 0, NOW + second * 1_000);
+        }
+        assert!(curve.basis().rate > 0.99);
+    }
+
+    /// A key that takes half of the traffic leaves the sample, and counts as a hit at the shortest distance.
+    #[test]
+    fn a_very_hot_key_costs_little() {
+        let mut curve = Curve::new(1, NOW);
+        let cold = 3_000;
+        let second = |curve: &mut Curve, at: u64| {
+            for step in 0..20_000u64 {
+                let number = if step % 2 == 0 { 1 } else { 2 + (step / 2 + at * 10_000) % cold };
+                curve.note_lookups(1, 0);
+                curve.note(&sample(number, 100, Event::Hit), NOW);
+            }
+            curve.tick(u64::MAX, 0, NOW + at * 1_000);
+        };
+        second(&mut curve, 1);
+        assert!(!curve.rate().takes(hash(1)));
+        // The rest is sampled less and less, until it takes its part.
+        (2..12).for_each(|at| second(&mut curve, at));
+        assert!(curve.basis().rate < 0.1, "{:?}", curve.basis());
+        let half = curve.hit_ratio(20_000).unwrap();
+        assert!((half - 0.5).abs() < 0.05, "{half}");
+        assert!(curve.hit_ratio(600_000).unwrap() > 0.95);
+    }
+
+    #[test]
+    fn buckets_are_in_order_and_narrow() {
+        let mut last = 0;
+        for bytes in (8..5_000).chain((13..63).map(|bits| 1 << bits)) {
+            let bucket = Histogram::bucket(bytes);
+            assert!(bucket >= last);
+            last = bucket;
+            let (begin, end) = (Histogram::begin(bucket), Histogram::begin(bucket + 1));
+            assert!(begin <= bytes as f64 && (bytes as f64) < end && end / begin <= 1.13);
+        }
     }
 }

@@ -149,10 +149,11 @@ impl Hot {
         found.into_iter().take(most).map(report).collect()
     }
 
-    /// Requests a second of a key, about; 0 if it isn't among the hottest.
-    pub(super) fn per_second(&self, id: u64) -> f64 {
-        let count = self.find(id).map_or(0, |at| self.counters[at].count);
-        count as f64 / self.seconds.max(1.0)
+    /// Requests of a key in a minute that there certainly were, about; 0 if it isn't among the hottest.
+    pub(super) fn in_a_minute(&self, id: u64) -> f64 {
+        let known = self.find(id).map(|at| &self.counters[at]);
+        let count = known.map_or(0, |counter| counter.count - counter.error);
+        count as f64 * 60.0 / self.seconds.max(60.0)
     }
 }
 
@@ -206,7 +207,10 @@ mod tests {
             hot.tick(second * 1000);
         }
         let top = hot.top(2);
-        assert_eq!((&*top[0].key, &*top[1].key), (&2u64.to_be_bytes()[..], &1u64.to_be_bytes()[..]));
+        assert_eq!(
+            (&*top[0].key, &*top[1].key),
+            (&2u64.to_be_bytes()[..], &1u64.to_be_bytes()[..])
+        );
         assert!((top[0].per_second - 970.0).abs() < 30.0, "{top:?}");
         assert!(top[1].per_second < 40.0 && top[0].share > 0.95, "{top:?}");
     }

@@ -20,8 +20,8 @@ use super::{counter::Counters, tx::Key};
 use crate::tier::{entry::Entry, memory::Memory, shelf::is_live};
 use big::Big;
 pub use big::BigKey;
-use curve::Curve;
 pub use curve::Basis;
+use curve::Curve;
 use hot::Hot;
 pub use hot::HotKey;
 pub use sampler::Sampler;
@@ -175,8 +175,8 @@ impl Traffic {
     /// How often a key is asked for, as Redis's LFU counters say it: 8 for each doubling of its requests in
     /// a minute, at most 255; 0 if it isn't among the hottest. `None` if keys aren't watched.
     pub fn frequency(&self, db: usize, key: Key<'_>) -> Option<u8> {
-        let per_second = self.hot.lock().as_ref()?.per_second(id(db, key.hash));
-        Some((8.0 * (1.0 + 60.0 * per_second).log2()).min(255.0) as u8)
+        let in_a_minute = self.hot.lock().as_ref()?.in_a_minute(id(db, key.hash));
+        Some((8.0 * (1.0 + in_a_minute).log2()).min(255.0) as u8)
     }
 
     /// The largest keys in memory, the largest first: at most so many.
