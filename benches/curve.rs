@@ -25,6 +25,9 @@ const UNIT: u32 = 100;
 /// Requests between two ticks of a server's clock.
 const TICK: usize = 100_000;
 
+/// Keys, each with its bytes if the trace tells them.
+type Trace = Vec<(u64, Option<u32>)>;
+
 /// A trace, as exact simulation sees it.
 struct Exact {
     name: String,
@@ -38,11 +41,10 @@ struct Exact {
 
 fn main() {
     let quick = std::env::args().any(|arg| arg == "--quick");
-    let mut all: Vec<(String, Vec<(u64, Option<u32>)>)> =
-        ["twitter52", "orm_busy", "web12", "oltp"]
-            .into_iter()
-            .filter_map(|name| Some((name.to_owned(), traces::read(name)?)))
-            .collect();
+    let mut all: Vec<(String, Trace)> = ["twitter52", "orm_busy", "web12", "oltp"]
+        .into_iter()
+        .filter_map(|name| Some((name.to_owned(), traces::read(name)?)))
+        .collect();
     if all.is_empty() {
         println!("../shared/traces isn't there: a generated Zipf trace instead");
         all.push(("zipf".into(), zipf(2_000_000, 200_000)));
@@ -128,7 +130,7 @@ fn sample(exact: &Exact, sparse: u32, ticks: bool, seed: u64) -> (Curve, f64) {
 
 impl Exact {
     /// Distances by a tree of partial sums over all requests (Fenwick), in which each key stands at its last.
-    fn new(name: String, requests: Vec<(u64, Option<u32>)>) -> Self {
+    fn new(name: String, requests: Trace) -> Self {
         let with_bytes = |(key, bytes): (u64, Option<u32>)| (key, bytes.unwrap_or(UNIT).max(1));
         let requests: Vec<_> = requests.into_iter().map(with_bytes).collect();
         let mut tree = vec![0u64; requests.len() + 1];
@@ -172,7 +174,7 @@ impl Exact {
 }
 
 /// A Zipf trace of exponent 1 by inversion (its sum is a logarithm).
-fn zipf(count: usize, keys: u64) -> Vec<(u64, Option<u32>)> {
+fn zipf(count: usize, keys: u64) -> Trace {
     let mut random = 88_172_645_463_325_252u64;
     (0..count)
         .map(|_| {

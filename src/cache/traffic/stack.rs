@@ -212,6 +212,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
         #[test]
         fn it_is_as_a_plain_list(steps in prop::collection::vec(step(), 1..6000)) {
             let mut stack = Stack::new(100);
