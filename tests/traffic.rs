@@ -80,9 +80,12 @@ fn the_curve_rises_to_where_everything_fits() {
     for step in 0..600u64 {
         let keys: Vec<_> = (0..60).map(|at| format!("key:{}", (step * 60 + at) % 12_000)).collect();
         let mut pipe = redis::pipe();
-        keys.iter().for_each(|key| drop(pipe.cmd("GET").arg(key)));
+        for key in &keys {
+            pipe.cmd("GET").arg(key);
+        }
         let found: Vec<Option<String>> = pipe.query(&mut connection).expect("answers");
         let mut pipe = redis::pipe();
+        pipe.cmd("PING").ignore();
         for (key, _) in keys.iter().zip(found).filter(|(_, found)| found.is_none()) {
             pipe.cmd("SET").arg(key).arg(&value).ignore();
         }
@@ -126,7 +129,12 @@ fn redis_cli_finds_hot_and_large_keys() {
     let first = hot.lines().find(|line| line.starts_with("hot key found with counter:"));
     assert!(first.is_some_and(|line| line.ends_with("keyname: \"key:42\"")), "{hot}");
     let big = redis_cli(&server, "--bigkeys").expect("installed");
-    assert!(big.contains("Biggest string found \"key:77\" has 50000 bytes"), "{big}");
+    // How a name is quoted depends on the version.
+    let largest = |said: &str, size: &str| {
+        let line = said.lines().rfind(|line| line.starts_with("Biggest string found"));
+        line.is_some_and(|line| line.contains("key:77") && line.contains(size))
+    };
+    assert!(largest(&big, "has 50000 bytes"), "{big}");
     let mem = redis_cli(&server, "--memkeys").expect("installed");
-    assert!(mem.contains("Biggest string found \"key:77\" has 5"), "{mem}");
+    assert!(largest(&mem, "has 5"), "{mem}");
 }

@@ -143,9 +143,12 @@ impl Traffic {
         now: u64,
     ) {
         self.gather(threads.clone(), now);
+        // The stripes are looked at before the lock, under which nobody waits for one.
+        let is_watched = self.curve.lock().is_some();
+        let share = if is_watched { share_of_entry(memory) } else { 0 };
         if let Some(curve) = &mut *self.curve.lock() {
             let limit = memory.rules().limit() as u64;
-            curve.tick(limit.saturating_mul(HORIZON), share_of_entry(memory), now);
+            curve.tick(limit.saturating_mul(HORIZON), share, now);
         }
         if self.watches_keys() {
             self.check_big(memory, now);
