@@ -1,8 +1,11 @@
 //! Instructions on the hot path: scanning, dispatch, GET hit, SET, reply, counted by callgrind.
 //!
-//! `cargo bench --bench hot_path`. Each part runs in a child under `valgrind --tool=callgrind` twice, with
+//! `cargo bench --bench hot_path [-- --traffic]`. Each part runs in a child under `valgrind --tool=callgrind` twice, with
 //! and without its loop; the difference divided by the loop's length is what one takes. Counts are steady
 //! where times are not: the same binary gives the same figures on a busy machine.
+//!
+//! With `--traffic` it says what it costs to watch the traffic (`hot-keys`, `miss-ratio-curve`): the same over
+//! many keys, with both of them off, each on, and both.
 
 mod common;
 
@@ -17,6 +20,15 @@ use larder::{
 
 const LOOPS: u64 = 2_000;
 const DEPTH: usize = 64;
+/// Batches of different keys for `--traffic`, and how often they are carried out.
+const BATCHES: usize = 512;
+const ROUNDS: u64 = 12;
+const WATCHED: &[(&str, [&str; 2])] = &[
+    ("off", ["no", "no"]),
+    ("hot keys", ["yes", "no"]),
+    ("curve", ["no", "yes"]),
+    ("both", ["yes", "yes"]),
+];
 /// A part's name, its requests, how many are in a batch, and whether they are run or only scanned.
 type Part = (&'static str, fn(usize) -> Vec<u8>, usize, bool);
 
@@ -38,26 +50,86 @@ fn main() {
     {
         return run(part.parse().expect("a number"), loops.parse().expect("a number"));
     }
+    if let [_, flag, watched, part, rounds] = &args[..]
+        && flag == "--watched"
+    {
+        let number = |text: &String| text.parse::<usize>().expect("a number");
+        return run_watched(number(watched), number(part), number(rounds));
+    }
     if Command::new("valgrind").arg("--version").output().is_err() {
         return println!("skipped: valgrind is not installed");
     }
+    if args.iter().any(|arg| arg == "--traffic") {
+        return print_watched();
+    }
     println!("{:<34}{:>14}", "part", "instructions");
     for (index, (name, _, depth, _)) in PARTS.iter().enumerate() {
-        let (Some(long), Some(short)) = (count(index, LOOPS), count(index, 0)) else {
+        let run = |loops: u64| count(&["--part", &index.to_string(), &loops.to_string()]);
+        let (Some(long), Some(short)) = (run(LOOPS), run(0)) else {
             return println!("skipped: callgrind gave no count");
         };
         println!("{name:<34}{:>14.1}", (long - short) as f64 / (LOOPS * *depth as u64) as f64);
     }
 }
 
-/// The instructions of a child that runs a part so often.
-fn count(part: usize, loops: u64) -> Option<u64> {
+/// What each way of watching costs.
+fn print_watched() {
+    println!("instructions at pipeline {DEPTH}, {} keys", DEPTH * BATCHES);
+    print!("{:<34}", "part");
+    WATCHED.iter().for_each(|(name, _)| print!("{name:>18}"));
+    println!();
+    for (index, (name, _, depth, runs)) in PARTS.iter().enumerate() {
+        if *depth != DEPTH || !runs {
+            continue;
+        }
+        print!("{name:<34}");
+        let mut off = None;
+        for watched in 0..WATCHED.len() {
+            let run = |rounds: u64| {
+                let numbers =
+                    [watched as u64, index as u64, rounds].map(|number| number.to_string());
+                count(&["--watched", &numbers[0], &numbers[1], &numbers[2]])
+            };
+            let (Some(long), Some(short)) = (run(ROUNDS), run(0)) else {
+                return println!("skipped: callgrind gave no count");
+            };
+            let one = (long - short) as f64 / (ROUNDS as usize * BATCHES * DEPTH) as f64;
+            let more = (one / *off.get_or_insert(one) - 1.0) * 100.0;
+            print!("{:>18}", format!("{one:.1} ({more:+.2} %)"));
+        }
+        println!();
+    }
+}
+
+fn run_watched(watched: usize, part: usize, rounds: usize) {
+    let (_, request, ..) = PARTS[part];
+    let dir = std::env::temp_dir().join(format!("larder-hot-path-{}", std::process::id()));
+    let (_, [keys, curve]) = WATCHED[watched];
+    let server = start(&dir, &["--hot-keys", keys, "--miss-ratio-curve", curve]);
+    let (mut session, mut path) = (session(&server), HotPath::default());
+    let batch = |request: fn(usize) -> Vec<u8>, at: usize| -> Vec<u8> {
+        (at * DEPTH..(at + 1) * DEPTH).flat_map(request).collect()
+    };
+    for at in 0..BATCHES {
+        path.step(&mut session, &mut batch(set, at), true);
+    }
+    let mut batches: Vec<_> = (0..BATCHES).map(|at| batch(request, at)).collect();
+    for _ in 0..rounds {
+        batches.iter_mut().for_each(|batch| path.step(&mut session, batch, true));
+    }
+    let _ = std::fs::remove_dir_all(dir);
+    // The server's threads need no drain.
+    std::process::exit(0);
+}
+
+/// The instructions of a child with these arguments.
+fn count(args: &[&str]) -> Option<u64> {
     let out = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
         // Only what the loop does, not the server's own threads.
         .arg("--toggle-collect=*HotPath*step*")
         .arg(std::env::current_exe().ok()?)
-        .args(["--part", &part.to_string(), &loops.to_string()])
+        .args(args)
         .output()
         .ok()?;
     let text = String::from_utf8_lossy(&out.stderr).into_owned();
@@ -68,7 +140,7 @@ fn count(part: usize, loops: u64) -> Option<u64> {
 fn run(part: usize, loops: u64) {
     let (_, request, depth, runs) = PARTS[part];
     let dir = std::env::temp_dir().join(format!("larder-hot-path-{}", std::process::id()));
-    let server = start(&dir);
+    let server = start(&dir, &[]);
     let mut session = session(&server);
     let mut path = HotPath::default();
     let mut warm: Vec<u8> = (0..DEPTH).flat_map(set).collect();
@@ -83,10 +155,11 @@ fn run(part: usize, loops: u64) {
     std::process::exit(0);
 }
 
-fn start(dir: &Path) -> Server {
+fn start(dir: &Path, more: &[&str]) -> Server {
     let dir = dir.to_str().expect("a plain path");
     let flags = ["larder", "--port", "0", "--workers", "1", "--memory", "64mb", "--dir", dir];
-    let config = Config::from_args(flags).unwrap_or_else(|_| panic!("a valid configuration"));
+    let config = Config::from_args(flags.iter().chain(more))
+        .unwrap_or_else(|_| panic!("a valid configuration"));
     Server::start(&config).expect("the server starts")
 }
 

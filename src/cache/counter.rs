@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use super::traffic::Sampler;
+
 /// A counter with one writer at a time and any number of readers.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -37,6 +39,8 @@ pub struct Counters {
     pub namespaces: Box<[Tally]>,
     /// Those of all other keys.
     pub others: Tally,
+    /// A sample of what the thread does.
+    pub sampler: Sampler,
 }
 
 /// Lookups, by what came of them.
@@ -71,7 +75,7 @@ impl Counters {
     /// Counters that count so many namespaces apart, too.
     pub fn for_namespaces(count: usize) -> Self {
         let namespaces = (0..count).map(|_| Tally::default()).collect();
-        Self { namespaces, others: Tally::default() }
+        Self { namespaces, ..Self::default() }
     }
 
     /// Where a lookup of a key of this namespace is counted.
@@ -88,6 +92,11 @@ impl Counters {
     /// A figure of all keys.
     pub fn all(&self, figure: impl Fn(&Tally) -> &Counter) -> u64 {
         self.tallies().map(|tally| figure(tally).get()).sum()
+    }
+
+    /// All lookups.
+    pub fn lookups(&self) -> u64 {
+        self.all(|tally| &tally.hits) + self.all(|tally| &tally.misses)
     }
 
     /// Starts again from zero.

@@ -20,6 +20,7 @@ mod readers;
 pub mod release;
 mod room;
 mod settle;
+pub mod traffic;
 mod turns;
 pub mod tx;
 pub mod walk;
@@ -57,6 +58,7 @@ use loader::Loader;
 use release::Release;
 use room::ROOM_PATIENCE;
 use settle::Staging;
+use traffic::Traffic;
 use tx::{Cold, Due, Key, Made, Need, Standing, Start, Stop, Tx};
 
 /// How long a write waits for room in the journal before it gives up, unless told otherwise.
@@ -183,6 +185,7 @@ struct Inner {
     /// What unflushed changes take, as far as it is accounted for in memory.
     unflushed: AtomicUsize,
     vitals: Vitals,
+    traffic: Traffic,
 }
 
 impl Inner {
@@ -300,6 +303,7 @@ impl Cache {
             journal_patience: AtomicU64::new(JOURNAL_PATIENCE.as_millis() as u64),
             unflushed: AtomicUsize::new(0),
             vitals,
+            traffic: Traffic::default(),
         }))
     }
 
@@ -349,6 +353,11 @@ impl Cache {
     /// The namespaces.
     pub fn policies(&self) -> &Policies {
         &self.0.policies
+    }
+
+    /// What is known of the traffic.
+    pub fn traffic(&self) -> &Traffic {
+        &self.0.traffic
     }
 
     /// The clock.

@@ -193,6 +193,9 @@ impl Pilot {
             let old = flight.old.get().map(|old| old.get());
             let now = cache.clock.now();
             let place = (*db, *hash);
+            if cache.traffic.may_be_big(installed.get().size()) {
+                cache.traffic.note_big(*db, installed.get());
+            }
             let landed = cache.memory.land_over(place, flight.ticket, installed, known, old, now);
             // Not only a write cancels a ticket: the copy may be as it was, and its record have moved.
             if !landed

@@ -409,6 +409,7 @@ impl<'a> Tx<'a> {
             }),
         };
         counters.of(rule.map(|rule| rule.number)).count(hit);
+        counters.sampler.looked(db, key, found.zip(hit));
         Ok(found)
     }
 
@@ -475,6 +476,7 @@ impl<'a> Tx<'a> {
         meta: &Meta,
     ) -> Result<bool, Stop> {
         let (memory, db, now) = (self.memory(), self.db, self.start.job.now);
+        let counters = self.start.job.counters;
         let Some(slot) = self.slot(key)? else { return Ok(false) };
         let held = self.held(key.hash)?;
         memory.supersede(&mut held.core, db, key.hash, Some(slot), || Known::Nothing);
@@ -500,6 +502,7 @@ impl<'a> Tx<'a> {
             shelf.set_deadline(slot, key.hash, meta.deadline, rules, now);
             held.changed |= 1 << (db % 64);
         }
+        counters.sampler.wrote(db, key, Some(shelf.entry(slot)));
         Ok(true)
     }
 
@@ -512,6 +515,10 @@ impl<'a> Tx<'a> {
         }
         let cost = self.memory().rules().weight.of(entry.get());
         self.start.made.room = self.start.made.room.saturating_sub(cost);
+        let traffic = &self.start.cache.traffic;
+        if traffic.may_be_big(cost) {
+            traffic.note_big(db, entry.get());
+        }
         if let Some(staged) = &mut self.start.staged {
             let (hash, key, entry) = (key.hash, StagedKey::from_slice(key.bytes), Some(entry));
             staged.push(Change { db, hash, key, entry, is_retiming: false });
@@ -522,7 +529,8 @@ impl<'a> Tx<'a> {
 
     fn place(&mut self, key: Key<'_>, entry: EntryRef) -> Result<(), Stop> {
         let (memory, db, now) = (self.memory(), self.db, self.start.job.now);
-        let pins = self.start.pins;
+        let (pins, counters) = (self.start.pins, self.start.job.counters);
+        counters.sampler.wrote(db, key, Some(entry.get()));
         let held = self.held(key.hash)?;
         held.changed |= 1 << (db % 64);
         let shelf = memory.shelf(held.stripe, &mut held.core, db);
@@ -554,6 +562,7 @@ impl<'a> Tx<'a> {
         change: impl FnOnce(&mut [u8]),
     ) -> Result<(), Stop> {
         let (memory, db, now) = (self.memory(), self.db, self.start.job.now);
+        let counters = self.start.job.counters;
         if self.start.staged.is_none()
             && let Some(slot) = self.slot(key)?
         {
@@ -568,6 +577,7 @@ impl<'a> Tx<'a> {
                 change(entry.value());
                 let rules = memory.rules();
                 rules.eviction().touch(entry.get(), now, rules.lfu(), || key.hash >> 7);
+                counters.sampler.wrote(db, key, Some(entry.get()));
                 return Ok(());
             }
         }
@@ -588,6 +598,7 @@ impl<'a> Tx<'a> {
     /// passed deletes the key.
     pub fn set_deadline(&mut self, key: Key<'_>, deadline: u64) -> Result<bool, Stop> {
         let (memory, db, now) = (self.memory(), self.db, self.start.job.now);
+        let counters = self.start.job.counters;
         if deadline != 0 && deadline <= now {
             if self.start.staged.is_none() {
                 return self.remove(key);
@@ -606,6 +617,7 @@ impl<'a> Tx<'a> {
             memory.supersede(&mut held.core, db, key.hash, Some(slot), || Known::Nothing);
             let shelf = memory.shelf(held.stripe, &mut held.core, db);
             shelf.set_deadline(slot, key.hash, deadline, memory.rules(), now);
+            counters.sampler.wrote(db, key, Some(shelf.entry(slot)));
             return Ok(true);
         }
         let Some(entry) = self.entry(key)? else { return Ok(false) };
@@ -622,6 +634,13 @@ impl<'a> Tx<'a> {
         Ok(true)
     }
 
+    /// How often the key is asked for, as an LFU counter says it; `None` if nobody watches.
+    pub fn frequency(&self, key: Key<'_>) -> Option<u8> {
+        let Start { cache, job, .. } = self.start;
+        cache.traffic.offer(job.counters, job.now);
+        cache.traffic.frequency(self.db, key)
+    }
+
     /// Deletes the key; false if there was none.
     pub fn remove(&mut self, key: Key<'_>) -> Result<bool, Stop> {
         let (memory, db) = (self.memory(), self.db);
@@ -634,7 +653,8 @@ impl<'a> Tx<'a> {
         }
         let slot = self.slot(key)?;
         let is_there = slot.is_some() || self.entry(key)?.is_some();
-        let pins = self.start.pins;
+        let (pins, counters) = (self.start.pins, self.start.job.counters);
+        counters.sampler.wrote(db, key, None);
         let held = self.held(key.hash)?;
         let known = known_of(pins, &held.core, db, key);
         memory.supersede(&mut held.core, db, key.hash, slot, || known);

@@ -350,6 +350,9 @@ fn load(cache: &Weak<Inner>, log: &Log, mut items: Vec<Item>) -> Loaded {
                 let is_above =
                     group.is_some_and(|at| memory.rules().groups.is_above(at, entry.get().size()));
                 let fits = memory.keeps_all() || !is_above;
+                if cache.traffic.may_be_big(entry.get().size()) {
+                    cache.traffic.note_big(db, entry.get());
+                }
                 if !is_full && fits && memory.land(db, item.hash, ticket, entry, known, now) {
                     count += 1;
                 }

@@ -52,6 +52,7 @@ impl Shared {
         self.cache.set_disk_limits(settings.disk_read_timeout, settings.disk_write_rate);
         make_descriptors(settings.maxclients);
         self.slowlog.trim(settings.slowlog_max_len as usize);
+        self.watch_traffic();
     }
 
     /// Reads the configuration file again, and brings what changed in it to the cache. Returns that in words.
@@ -79,7 +80,8 @@ impl Shared {
         !self.expiry_off.load(Relaxed)
     }
 
-    /// Takes the figures that INFO shows as rates and peaks. Call it once a second.
+    /// Takes the figures that INFO shows as rates and peaks, and what is known of the traffic. Call it once a
+    /// second.
     pub fn tick(&self) {
         self.rates.note(Reading {
             at: self.started.elapsed(),
@@ -91,6 +93,7 @@ impl Shared {
             cycle_nanos: self.sum(|worker| worker.cycle_nanos.get()),
         });
         self.note_peak(figures::used_memory(self.cache.memory()));
+        self.tick_traffic();
     }
 
     /// Looks whether more memory is used than allowed, for INFO. Call it often, from one thread.

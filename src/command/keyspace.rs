@@ -82,8 +82,9 @@ fn size(session: &mut Session, _: Args<'_>, reply: &mut Reply<'_>) -> Result<(),
 
 fn flush_one(session: &mut Session, args: Args<'_>, reply: &mut Reply<'_>) -> Result<(), Stop> {
     check_mode(args)?;
-    let tables = session.cache().memory().flush(session.db..session.db + 1);
-    free(tables, &session.shared.lazily_freed);
+    let db = session.db;
+    free(session.cache().memory().flush(db..db + 1), &session.shared.lazily_freed);
+    session.cache().traffic().forget(|gone| gone == db);
     reply.ok();
     Ok(())
 }
@@ -92,6 +93,7 @@ fn flush_all(session: &mut Session, args: Args<'_>, reply: &mut Reply<'_>) -> Re
     check_mode(args)?;
     let memory = session.cache().memory();
     free(memory.flush(0..memory.databases()), &session.shared.lazily_freed);
+    session.cache().traffic().forget(|_| true);
     reply.ok();
     Ok(())
 }
@@ -130,6 +132,7 @@ fn free(tables: Vec<Table>, figures: &Arc<LazilyFreed>) -> bool {
 fn swap(session: &mut Session, args: Args<'_>, reply: &mut Reply<'_>) -> Result<(), Stop> {
     let (a, b) = swapped(session.cache(), args.get(1), args.get(2))?;
     session.cache().memory().swap(a, b);
+    session.cache().traffic().forget(|db| a != b && (db == a || db == b));
     session.cache().memory().keep_quotas(session.now);
     reply.ok();
     Ok(())

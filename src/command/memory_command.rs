@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// What a key's slot in the table takes.
-const SLOT: usize = 8;
+pub(super) const SLOT: usize = 8;
 /// Below so much used memory MEMORY DOCTOR has nothing to say.
 const SMALL: u64 = 5 << 20;
 /// Resident memory that no allocation needs, from which MEMORY DOCTOR speaks of it.

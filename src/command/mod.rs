@@ -54,6 +54,7 @@ pub mod table;
 #[cfg(test)]
 pub mod testing;
 pub mod tiers;
+pub mod traffic;
 
 use std::{
     ops::Range,
@@ -132,8 +133,9 @@ pub fn prepare(
     found: &mut Vec<Found>,
 ) {
     let memory = session.cache().memory();
+    let first = found.len();
     let mut last: (&[u8], Option<&'static Entry>) = (&[], None);
-    for request in &batch.requests[requests] {
+    for request in &batch.requests[requests.clone()] {
         let spans = &mut batch.spans[request.first as usize..][..request.count as usize];
         // A pipeline is mostly of one command.
         let name = spans[0].of(buf);
@@ -151,6 +153,9 @@ pub fn prepare(
             });
         }
         found.push(Found { entry, key });
+    }
+    if !session.stats.keys.sampler.passes(requests.len()) {
+        traffic::note_requests(session, buf, batch, requests, &found[first..]);
     }
 }
 

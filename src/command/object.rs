@@ -56,7 +56,9 @@ const SUBCOMMANDS: &[Row] = &[
         name: "freq",
         run: Run::Keys(frequency),
         since: "4.0.0",
-        summary: "Shows a key's access counter, under an LFU policy.",
+        summary: "Shows a key's access counter, under an LFU policy. Under the default policy, and with \
+                  `hot-keys`, it is 8 for each doubling of the key's requests in a minute, and 0 if the key isn't \
+                  among the hottest.",
         ..ABOUT_KEY
     },
     Row {
@@ -164,10 +166,18 @@ const NO_IDLE_TIME_IN_QUEUES: ClientError = ClientError::new(
 
 fn frequency(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result<(), Stop> {
     let (eviction, lfu, now) = (tx.rules().eviction(), tx.rules().lfu(), tx.now());
+    let estimate = match tracked(eviction) {
+        Tracked::Nothing => tx.frequency(args.key(2)),
+        Tracked::Frequency | Tracked::IdleTime => None,
+    };
     let Some(entry) = tx.peek(args.key(2))? else {
         reply.null();
         return Ok(());
     };
+    if let Some(estimate) = estimate {
+        reply.integer(i64::from(estimate));
+        return Ok(());
+    }
     if tracked(eviction) != Tracked::Frequency {
         return Err(NO_FREQUENCY.into());
     }

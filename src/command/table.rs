@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use super::{
     bitfield, bits, breaker_command, connection, dead_letter_command, dump, expire, keys, keyspace,
     lcs, namespace_command, object, relocate, row::Row, scan, server, strings, strings_many,
-    strings_number, strings_range, tiers,
+    strings_number, strings_range, tiers, traffic,
 };
 
 /// A row and its place among all rows, subcommands included.
@@ -69,6 +69,7 @@ fn families() -> impl Iterator<Item = &'static Row> {
         bits::ROWS,
         bitfield::ROWS,
         tiers::ROWS,
+        traffic::ROWS,
         breaker_command::ROWS,
         namespace_command::ROWS,
         dead_letter_command::ROWS,

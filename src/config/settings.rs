@@ -270,6 +270,12 @@ settings! {
         /// The percentiles of that which INFO latencystats shows.
         latency_tracking_info_percentiles: Percentiles = Percentiles::usual(),
             "latency-tracking-info-percentiles", Kind::Percentiles, Live;
+        /// Find the hottest and the largest keys while requests are served (LARDER.HOTKEYS, LARDER.BIGKEYS,
+        /// and OBJECT FREQ under the default policy).
+        hot_keys: bool = true, "hot-keys" / "", Kind::Bool, Live;
+        /// Estimate what the hit ratio would be with less or more memory, from a sample of the keys
+        /// (LARDER.MRC).
+        miss_ratio_curve: bool = true, "miss-ratio-curve" / "", Kind::Bool, Live;
     }
 }
 

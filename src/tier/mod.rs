@@ -101,8 +101,13 @@ impl Rules {
         self.limit.load(Relaxed)
     }
 
+    /// What of the capacity isn't for entries.
+    pub fn charged(&self) -> usize {
+        self.charged.load(Relaxed)
+    }
+
     /// A stripe's fair share of the capacity.
     pub fn capacity(&self) -> usize {
-        self.limit().saturating_sub(self.charged.load(Relaxed)) >> self.stripe_bits
+        self.limit().saturating_sub(self.charged()) >> self.stripe_bits
     }
 }

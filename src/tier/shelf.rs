@@ -42,7 +42,7 @@ pub struct Shelf {
 }
 
 /// The moment when an entry is of no more use: the earlier of its two deadlines; 0: never.
-pub(super) fn end(entry: Entry<'_>) -> u64 {
+pub fn end(entry: Entry<'_>) -> u64 {
     match (entry.deadline(), entry.kept_until()) {
         (0, end) | (end, 0) => end,
         (deadline, kept) => deadline.min(kept),
