@@ -121,6 +121,9 @@ fn sample(exact: &Exact, sparse: u32, ticks: bool, seed: u64) -> (Curve, f64) {
             batch.clear();
         }
         curve.note_lookups(1, 0);
+        if ticks && batch.is_empty() {
+            curve.keep_cheap();
+        }
         if ticks && step % TICK == TICK - 1 {
             curve.tick(u64::MAX, 0, 0);
         }

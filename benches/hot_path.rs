@@ -114,6 +114,8 @@ fn run_watched(watched: usize, part: usize, rounds: usize) {
         path.step(&mut session, &mut batch(set, at), true);
     }
     let mut batches: Vec<_> = (0..BATCHES).map(|at| batch(request, at)).collect();
+    batches.iter_mut().for_each(|batch| path.step(&mut session, batch, true));
+    server.shared().tick();
     for _ in 0..rounds {
         batches.iter_mut().for_each(|batch| path.step(&mut session, batch, true));
     }

@@ -41,7 +41,7 @@ const MOST_EXCLUDED: u32 = 16;
 /// The part of the lookups that a class may take, and that the sample may.
 const CLASS_SHARE: u64 = 128;
 const SHARE: u64 = 64;
-/// Lookups between two ticks from which on cost matters.
+/// Lookups in a second from which on cost matters.
 const BUSY: u64 = 10_000;
 /// How long a class is left out, and how long the threshold stands before it is raised, in milliseconds.
 const EXCLUDED_FOR: u64 = 600_000;
@@ -163,7 +163,7 @@ pub struct Curve {
     horizon: u64,
     /// What an entry takes beside itself, in bytes.
     share: u32,
-    /// Since the last tick: lookups, and what the sample took of each class.
+    /// Since cost was last looked at: lookups, and what the sample took of each class.
     recent: u64,
     by_class: [u64; CLASSES as usize],
     ticked: u64,
@@ -311,12 +311,20 @@ impl Curve {
         self.stack.keep(|node| node.end == 0 || node.end > now);
         self.horizon = horizon;
         self.bound();
-        self.bound_cost(now);
-        self.recent = 0;
-        self.by_class.fill(0);
+        self.bound_cost();
     }
 
-    fn bound_cost(&mut self, now: u64) {
+    /// Has the sample stay within its bounds if so much has come before a second was over. Call it when
+    /// what was noted was taken, and don't where cost doesn't matter.
+    pub fn keep_cheap(&mut self) {
+        if self.recent >= BUSY {
+            self.bound_cost();
+        }
+    }
+
+    /// Has what the sample took of the lookups since the last look stay within bounds.
+    fn bound_cost(&mut self) {
+        let now = self.ticked;
         if self.rate.excluded != 0 && now.saturating_sub(self.excluded_at) > EXCLUDED_FOR {
             self.excluded_at = now;
             self.set_rate(Rate { excluded: 0, ..self.rate });
@@ -345,6 +353,8 @@ impl Curve {
             self.changed = now;
             self.set_rate(rate);
         }
+        self.recent = 0;
+        self.by_class.fill(0);
     }
 
     /// The hit ratio with room for so many bytes of entries, if there was any lookup.

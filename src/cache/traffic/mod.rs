@@ -130,6 +130,7 @@ impl Traffic {
         if let Some(curve) = &mut *curve {
             curve.note_lookups(since, lost_since);
             pending.samples.iter().for_each(|sample| curve.note(sample, now));
+            curve.keep_cheap();
         }
         pending.samples.clear();
         sampler.follow(curve.as_ref().map(Curve::rate).unwrap_or_default());
