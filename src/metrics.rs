@@ -148,6 +148,16 @@ metrics! {
         EXPIRATIONS: Counter "larder_expirations_total";
     }
 
+    "Traffic" {
+        /// What the hit ratio would be with so many times the memory (`0.5` to `8`), by an estimate from a sample of
+        /// the keys. No sample before there is enough to say.
+        CURVE: Gauge "larder_mrc_hit_ratio" ["memory"];
+        /// Keys of that sample.
+        CURVE_KEYS: Gauge "larder_mrc_sampled_keys";
+        /// The part of all keys that is sampled.
+        CURVE_RATE: Gauge "larder_mrc_sampling_ratio";
+    }
+
     "Disk" {
         /// Entries that left memory for the disk.
         DEMOTIONS: Counter "larder_demotions_total";

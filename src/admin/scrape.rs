@@ -12,6 +12,7 @@ use std::{
 use rustix::process::{Resource, getrlimit};
 
 use crate::{
+    cache::traffic::Estimate,
     command::{
         figures::{CpuFigures, MemoryFigures, address_space},
         histogram::{BOUNDED, Durations, bound},
@@ -38,6 +39,7 @@ pub fn text(shared: &Shared) -> String {
     clients(shared, &mut text);
     commands(shared, &mut text);
     tiers(shared, &mut text);
+    traffic(shared, &mut text);
     if let Some(log) = shared.cache.memory().log().filter(|log| !log.is_snapshot()) {
         disk(shared, log, &mut text);
     }
@@ -189,6 +191,15 @@ fn tiers(shared: &Shared, text: &mut Exposition) {
     text.many(&m::KEYS, keys.iter().map(|(db, keys)| ([db.as_str()], keys)));
     text.one(&m::EVICTIONS, memory.evicted());
     text.one(&m::EXPIRATIONS, memory.expired());
+}
+
+fn traffic(shared: &Shared, text: &mut Exposition) {
+    let Some(Estimate { points, basis }) = shared.miss_ratio_curve() else { return };
+    let points = points.iter().filter(|_| basis.is_enough);
+    let points: Vec<_> = points.map(|point| (point.times.to_string(), point.hit_ratio)).collect();
+    text.many(&m::CURVE, points.iter().map(|(times, ratio)| ([times.as_str()], ratio)));
+    text.one(&m::CURVE_KEYS, basis.keys);
+    text.one(&m::CURVE_RATE, basis.rate);
 }
 
 fn disk(shared: &Shared, log: &Log, text: &mut Exposition) {

@@ -18,7 +18,7 @@ use super::{
     history::{History, Reading},
 };
 use crate::{
-    cache::counter::Lookups,
+    cache::{counter::Lookups, traffic},
     clock,
     command::{
         figures::{MemoryFigures, ratio},
@@ -37,6 +37,8 @@ use crate::{
 const NAMESPACES: usize = 200;
 /// Entries of the slow log that are sent.
 const SLOW: usize = 20;
+/// Hot keys and big keys that are sent.
+const KEYS: usize = 20;
 /// What stands for a secret.
 const MASKED: &str = "(hidden)";
 
@@ -70,6 +72,12 @@ pub(super) struct State {
     stores: Vec<StoreState>,
     #[serde(skip_serializing_if = "Option::is_none")]
     behind: Option<AllBehind>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    curve: Option<Vec<Point>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hot_keys: Option<Vec<HotKey>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    big_keys: Option<Vec<BigKey>>,
     slow: Slowest,
     settings: Vec<Value>,
     history: Vec<Reading>,
@@ -83,6 +91,7 @@ impl State {
         let figures = MemoryFigures::now(shared);
         let lookups = shared.all_lookups();
         let log = memory.log().filter(|log| !log.is_snapshot()).map(|log| &**log);
+        let watches = shared.cache.traffic().watches_keys();
         Self {
             version: LARDER_VERSION,
             run_id: shared.run_id.clone(),
@@ -110,10 +119,58 @@ impl State {
                 sum: Behind::of(BehindFigures::sum(shared)),
                 journal: Journal::of(behind.journal().figures(), shared.live.get().journal_limit()),
             }),
+            curve: curve(shared),
+            hot_keys: watches.then(|| HotKey::all(shared)),
+            big_keys: watches.then(|| BigKey::all(shared)),
             slow: Slowest::now(shared),
             settings: settings(&shared.live.get()),
             history: history.since(since),
         }
+    }
+}
+
+/// What the hit ratio would be with so many times the memory.
+#[derive(Debug, Serialize)]
+struct Point {
+    factor: f64,
+    hit_ratio: f64,
+}
+
+fn curve(shared: &Shared) -> Option<Vec<Point>> {
+    let estimate = shared.miss_ratio_curve().filter(|estimate| estimate.basis.is_enough)?;
+    let point = |point: &traffic::Point| Point { factor: point.times, hit_ratio: point.hit_ratio };
+    Some(estimate.points.iter().map(point).collect())
+}
+
+#[derive(Debug, Serialize)]
+struct HotKey {
+    key: String,
+    db: usize,
+    per_second: f64,
+}
+
+impl HotKey {
+    fn all(shared: &Shared) -> Vec<Self> {
+        let all = shared.hot_keys(KEYS).into_iter();
+        all.map(|hot| Self { key: readable(&hot.key), db: hot.db, per_second: hot.per_second })
+            .collect()
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct BigKey {
+    key: String,
+    db: usize,
+    bytes: usize,
+    kind: &'static str,
+}
+
+impl BigKey {
+    fn all(shared: &Shared) -> Vec<Self> {
+        let all = shared.big_keys(KEYS).into_iter();
+        let kind = "string";
+        all.map(|big| Self { key: readable(&big.key), db: big.db, bytes: big.bytes, kind })
+            .collect()
     }
 }
 
