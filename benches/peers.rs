@@ -24,13 +24,17 @@ use common::{
     proc,
     report::{Record, Summary, print_table, write_json},
     scaling,
-    server::{Kind, Server, Setup},
+    server::{Kind, Server, Setup, first_of},
     wire::Stream,
 };
 
 const OPTIONS: &[(&str, &str)] = &[
     ("mode", "peers (default) or scaling"),
-    ("servers", "the first is compared to all others: larder,larder2,redis,memcached,floor"),
+    (
+        "servers",
+        "the first is compared to all others: larder,larder2,redis,memcached,floor; unwatched is a \
+         larder that times and samples nothing",
+    ),
     ("rounds", "how often everything is measured [7]"),
     ("seconds", "how long each time [2]"),
     ("pipelines", "requests per batch [1,16,64]"),
@@ -51,6 +55,9 @@ const TARGETS: &[(&str, usize, f64)] = &[
     ("memcached", 16, 1.0),
     ("memcached", 64, 1.0),
     ("floor", 1, 1.15),
+    ("unwatched", 1, 1.03),
+    ("unwatched", 16, 1.03),
+    ("unwatched", 64, 1.03),
 ];
 
 fn main() -> ExitCode {
@@ -232,13 +239,14 @@ fn print_ratios(entrants: &[Entrant], at: usize, pipeline: usize) {
         return;
     }
     let ratio = |other: &Entrant| Summary::of_ratios(&subject.cpu(at), &other.cpu(at));
-    let twin = others.iter().find(|other| other.kind == subject.kind);
+    let is_twin = |other: &Entrant| first_of(&other.name) == first_of(&subject.name);
+    let twin = others.iter().find(|other| is_twin(other));
     let noise = twin.map(|twin| (ratio(twin).median - 1.0).abs());
     let rows: Vec<_> = others
         .iter()
         .map(|other| {
             let (ratio, name) = (ratio(other), other.name.as_str());
-            let verdict = if other.kind == subject.kind {
+            let verdict = if is_twin(other) {
                 "self-check".to_owned()
             } else {
                 verdict(target(subject, name, pipeline), ratio.median, noise)

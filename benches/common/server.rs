@@ -44,8 +44,8 @@ pub enum Kind {
 impl Kind {
     /// The kind of a server by its name; a second one of a kind has a 2 behind its name.
     pub fn of(name: &str) -> Option<Self> {
-        match name.strip_suffix('2').unwrap_or(name) {
-            "larder" => Some(Self::Larder),
+        match first_of(name) {
+            "larder" | UNWATCHED => Some(Self::Larder),
             "redis" => Some(Self::Redis),
             "memcached" => Some(Self::Memcached),
             "floor" => Some(Self::Floor),
@@ -85,6 +85,16 @@ impl Kind {
         }
     }
 }
+
+/// The name of a server without the 2 of a second one.
+pub fn first_of(name: &str) -> &str {
+    name.strip_suffix('2').unwrap_or(name)
+}
+
+/// A Larder that neither times commands nor samples keys, and has no admin address.
+const UNWATCHED: &str = "unwatched";
+const UNWATCHED_FLAGS: [&str; 8] =
+    ["--admin", "", "--latency-tracking", "no", "--hot-keys", "no", "--miss-ratio-curve", "no"];
 
 /// How servers are set up.
 pub struct Setup<'a> {
@@ -145,6 +155,11 @@ impl Server {
             .args(["--memory", &format!("{}mb", setup.memory_mib), "--dir"])
             .arg(dir.path())
             .args(setup.flags);
+        match first_of(name) {
+            UNWATCHED => command.args(UNWATCHED_FLAGS),
+            // Each its own: the default's port is one for all.
+            _ => command.args(["--admin", "127.0.0.1:0"]),
+        };
         Self::announced(name, Kind::Larder, command, Some(dir))
     }
 
