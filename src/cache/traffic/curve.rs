@@ -163,7 +163,7 @@ pub struct Curve {
     horizon: u64,
     /// What an entry takes beside itself, in bytes.
     share: u32,
-    /// Since cost was last looked at: lookups, and what the sample took of each class.
+    /// Since cost was last looked at: lookups and writes, and what the sample took of each class.
     recent: u64,
     by_class: [u64; CLASSES as usize],
     ticked: u64,
@@ -230,6 +230,10 @@ impl Curve {
             return;
         }
         self.by_class[class(sample.id) as usize] += 1;
+        if !sample.event.is_lookup() {
+            // Nobody counts writes: those of the sample stand for all.
+            self.recent += self.scale as u64;
+        }
         let mut known = self.stack.find(sample.id);
         if let Some(place) = known {
             let (node, _) = self.stack.get(place);
@@ -579,6 +583,16 @@ mod tests {
         let half = curve.hit_ratio(20_000).unwrap();
         assert!((half - 0.5).abs() < 0.05, "{half}");
         assert!(curve.hit_ratio(600_000).unwrap() > 0.95);
+    }
+
+    #[test]
+    fn writes_cost_little_too() {
+        let mut curve = Curve::new(1, NOW);
+        for number in 0..40_000 {
+            curve.note(&sample(number % 5_000, 100, Event::Write), NOW);
+            curve.keep_cheap();
+        }
+        assert!(curve.basis().rate < 0.02, "{:?}", curve.basis());
     }
 
     #[test]
