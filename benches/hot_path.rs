@@ -4,8 +4,8 @@
 //! and without its loop; the difference divided by the loop's length is what one takes. Counts are steady
 //! where times are not: the same binary gives the same figures on a busy machine.
 //!
-//! With `--traffic` it says what it costs to watch the traffic (`hot-keys`, `miss-ratio-curve`): the same over
-//! many keys, with both of them off, each on, and both.
+//! With `--traffic` it says what it costs to watch the traffic (`hot-keys`, `miss-ratio-curve`) and to time
+//! commands (`latency-tracking`): the same over many keys, with all of them off, each on, and all.
 
 mod common;
 
@@ -23,11 +23,12 @@ const DEPTH: usize = 64;
 /// Batches of different keys for `--traffic`, and how often they are carried out.
 const BATCHES: usize = 512;
 const ROUNDS: u64 = 12;
-const WATCHED: &[(&str, [&str; 2])] = &[
-    ("off", ["no", "no"]),
-    ("hot keys", ["yes", "no"]),
-    ("curve", ["no", "yes"]),
-    ("both", ["yes", "yes"]),
+const WATCHED: &[(&str, [&str; 3])] = &[
+    ("off", ["no", "no", "no"]),
+    ("hot keys", ["yes", "no", "no"]),
+    ("curve", ["no", "yes", "no"]),
+    ("durations", ["no", "no", "yes"]),
+    ("all", ["yes", "yes", "yes"]),
 ];
 /// A part's name, its requests, how many are in a batch, and whether they are run or only scanned.
 type Part = (&'static str, fn(usize) -> Vec<u8>, usize, bool);
@@ -104,8 +105,9 @@ fn print_watched() {
 fn run_watched(watched: usize, part: usize, rounds: usize) {
     let (_, request, ..) = PARTS[part];
     let dir = std::env::temp_dir().join(format!("larder-hot-path-{}", std::process::id()));
-    let (_, [keys, curve]) = WATCHED[watched];
-    let server = start(&dir, &["--hot-keys", keys, "--miss-ratio-curve", curve]);
+    let (_, [keys, curve, durations]) = WATCHED[watched];
+    let flags = ["--hot-keys", keys, "--miss-ratio-curve", curve, "--latency-tracking", durations];
+    let server = start(&dir, &flags);
     let (mut session, mut path) = (session(&server), HotPath::default());
     let batch = |request: fn(usize) -> Vec<u8>, at: usize| -> Vec<u8> {
         (at * DEPTH..(at + 1) * DEPTH).flat_map(request).collect()
