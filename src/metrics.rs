@@ -128,7 +128,7 @@ metrics! {
 
     "Tiers" {
         /// Lookups of keys: a `hit` was answered by a tier, a `miss` by none, whether or not a store then had
-        /// the key.
+        /// the key. A lookup that ends in an error, since the store failed, is neither; see the loads.
         LOOKUPS: Counter "larder_lookups_total" ["outcome"];
         /// Lookups that a tier answered: `l1` of the worker, `l2` shared memory, `l3` on disk.
         HITS: Counter "larder_tier_hits_total" ["tier"];

@@ -19,7 +19,7 @@ mod state;
 
 pub use scrape::text as metrics;
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -34,15 +34,20 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
+    time::timeout,
 };
 
 use self::{history::History, state::State};
 use crate::command::shared::Shared;
 
-/// Connections at a time; more are closed at once.
+/// Connections at a time; more wait until one ends.
 const CONNECTIONS: usize = 64;
-/// How long the head of a request may take, which is also how long a connection may be idle.
-const HEAD_TIME: Duration = Duration::from_secs(30);
+/// How long the head of a request may take, which is also how long a connection may be idle: a short time, so
+/// that those who say nothing don't keep out a health check.
+const HEAD_TIME: Duration = Duration::from_secs(2);
+/// How long a connection is served, and how much longer its last answer may take.
+const WHOLE_TIME: Duration = Duration::from_secs(60);
+const LAST_TIME: Duration = Duration::from_secs(5);
 /// Bytes of the head of a request.
 const HEAD: usize = 16 << 10;
 /// How long accepting rests when the system has no descriptor left.
@@ -66,7 +71,7 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let Ok(place) = places.clone().try_acquire_owned() else { continue };
+                let Ok(place) = places.clone().acquire_owned().await else { return };
                 let admin = admin.clone();
                 tokio::spawn(async move {
                     admin.converse(stream).await;
@@ -97,7 +102,15 @@ impl Admin {
             .header_read_timeout(HEAD_TIME)
             .max_buf_size(HEAD)
             .serve_connection(TokioIo::new(stream), answer);
-        if let Err(why) = connection.await {
+        let mut connection = pin!(connection);
+        let ended = match timeout(WHOLE_TIME, connection.as_mut()).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                connection.as_mut().graceful_shutdown();
+                timeout(LAST_TIME, connection).await.unwrap_or(Ok(()))
+            }
+        };
+        if let Err(why) = ended {
             tracing::debug!("admin: {why}");
         }
     }

@@ -132,7 +132,7 @@ fn free(tables: Vec<Table>, figures: &Arc<LazilyFreed>) -> bool {
 fn swap(session: &mut Session, args: Args<'_>, reply: &mut Reply<'_>) -> Result<(), Stop> {
     let (a, b) = swapped(session.cache(), args.get(1), args.get(2))?;
     session.cache().memory().swap(a, b);
-    session.cache().traffic().forget(|db| a != b && (db == a || db == b));
+    session.cache().traffic().swap(a, b);
     session.cache().memory().keep_quotas(session.now);
     reply.ok();
     Ok(())

@@ -48,6 +48,17 @@ impl Big {
         least.filter(|_| self.0.len() == MOST).unwrap_or(0)
     }
 
+    /// Two databases have swapped what they hold.
+    pub(super) fn swap(&mut self, a: usize, b: usize) {
+        for known in &mut self.0 {
+            known.db = match known.db {
+                db if db == a => b,
+                db if db == b => a,
+                db => db,
+            };
+        }
+    }
+
     /// All of them.
     pub(super) fn all(&self) -> Vec<BigKey> {
         self.0.clone()

@@ -171,6 +171,12 @@ impl Traffic {
         self.curve.lock().iter_mut().for_each(|curve| curve.forget(&is_gone));
     }
 
+    /// Follows two databases that have swapped what they hold, as far as it knows the keys.
+    pub fn swap(&self, a: usize, b: usize) {
+        self.forget(|db| a != b && (db == a || db == b));
+        self.big.lock().swap(a, b);
+    }
+
     /// The hottest keys, the hottest first: at most so many.
     pub fn hot_keys(&self, most: usize) -> Vec<HotKey> {
         self.hot.lock().as_ref().map(|hot| hot.top(most)).unwrap_or_default()
