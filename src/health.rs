@@ -10,9 +10,11 @@ use std::{
     time::Duration,
 };
 
-use serde::Deserialize;
-
-use crate::{config::Exit, error::Error};
+use crate::{
+    admin::health::{Health, Status},
+    config::Exit,
+    error::Error,
+};
 
 /// The word that asks for it.
 pub const WORD: &str = "health";
@@ -30,20 +32,6 @@ Asks the admin address of a running server (127.0.0.1:9379) whether it is ready,
 wrong if it isn't, and exits with 0 or 1. With /livez behind the address, whether it lives: a
 store that is away doesn't matter then, and what is wrong is mended by a restart.
 ";
-
-/// A verdict of `/readyz` or `/livez`.
-#[derive(Deserialize)]
-struct Verdict {
-    status: String,
-    checks: Vec<Check>,
-}
-
-#[derive(Deserialize)]
-struct Check {
-    name: String,
-    ok: bool,
-    reason: Option<String>,
-}
 
 /// Carries out `larder health ...`, the program's name first.
 ///
@@ -91,11 +79,11 @@ fn ask(address: &str, path: &str) -> io::Result<String> {
 /// What an answer says: whatever isn't well, with its reason.
 fn judge(answer: &str) -> Result<(), String> {
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((answer, ""));
-    let Ok(verdict) = serde_json::from_str::<Verdict>(body) else {
+    let Ok(verdict) = serde_json::from_str::<Health>(body) else {
         let status = head.lines().next().unwrap_or_default();
         return Err(format!("what answers there has no such page of a larder: {status:?}"));
     };
-    if verdict.status == "ok" {
+    if verdict.status == Status::Ok {
         return Ok(());
     }
     let wrong = verdict.checks.into_iter().filter(|check| !check.ok);

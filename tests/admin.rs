@@ -214,15 +214,21 @@ fn the_state_shows_no_secret() {
     }
 }
 
-#[test]
-fn health_has_reasons() {
-    let mut upstream = Server::start(&[]);
+/// A server that writes through to another one.
+fn over_a_store() -> (Server, Server) {
+    let upstream = Server::start(&[]);
     let toml = format!(
         "[store.main]\nkind = 'redis'\nurl = 'redis://127.0.0.1:{}/'\nbreaker = false\n\
          [[namespace]]\nprefix = 'a:'\nmode = 'write-through'\nstore = 'main'\n",
         upstream.port()
     );
     let server = Server::start_with(&toml, &ADMIN);
+    (server, upstream)
+}
+
+#[test]
+fn health_has_reasons() {
+    let (server, mut upstream) = over_a_store();
     let ready = http::get(server.admin(), "/readyz");
     assert_eq!(ready.status, 200, "{}", ready.body);
     assert!(ready.head.contains("application/json"));
@@ -245,13 +251,7 @@ fn health(words: &[&str]) -> (Option<i32>, String) {
 
 #[test]
 fn health_can_be_asked_from_the_shell() {
-    let mut upstream = Server::start(&[]);
-    let toml = format!(
-        "[store.main]\nkind = 'redis'\nurl = 'redis://127.0.0.1:{}/'\nbreaker = false\n\
-         [[namespace]]\nprefix = 'a:'\nmode = 'write-through'\nstore = 'main'\n",
-        upstream.port()
-    );
-    let server = Server::start_with(&toml, &ADMIN);
+    let (server, mut upstream) = over_a_store();
     assert_eq!(health(&[server.admin()]), (Some(0), "ok\n".to_owned()));
     upstream.kill9();
     eventually("the store is missed", || health(&[server.admin()]).0 == Some(1));

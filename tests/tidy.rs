@@ -20,8 +20,8 @@ const LAYERS: &[&str] = &[
     "simulate",
     "command",
     "dead_letter",
-    "health",
     "admin",
+    "health",
     "server",
 ];
 const LEAVES: &[&str] = &["error", "clock", "log", "protocol", "config", "metrics", "vitals"];

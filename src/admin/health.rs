@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use hyper::StatusCode;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::{Answer, JSON, respond};
@@ -23,20 +23,34 @@ use crate::{
 const PING: Duration = Duration::from_secs(1);
 
 /// The verdict, as JSON.
-#[derive(Debug, Serialize)]
-pub(super) struct Health {
-    status: &'static str,
-    checks: Vec<Check>,
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Health {
+    /// Of all checks together.
+    pub status: Status,
+    /// What was looked at.
+    pub checks: Vec<Check>,
+}
+
+/// Whether all is well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// It is.
+    Ok,
+    /// A check has found something.
+    Failing,
 }
 
 /// One thing that was looked at.
-#[derive(Debug, Serialize)]
-struct Check {
-    name: String,
-    ok: bool,
-    /// What is wrong, or what is worth saying.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Check {
+    /// What it is.
+    pub name: String,
+    /// Whether it is well.
+    pub ok: bool,
+    /// What is wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
+    pub reason: Option<String>,
 }
 
 impl Check {
@@ -52,13 +66,15 @@ impl Check {
 impl Health {
     fn of(checks: Vec<Check>) -> Self {
         let is_good = checks.iter().all(|check| check.ok);
-        Self { status: if is_good { "ok" } else { "failing" }, checks }
+        Self { status: if is_good { Status::Ok } else { Status::Failing }, checks }
     }
 
     /// As an answer: 200, or 503.
     pub(super) fn answer(&self) -> Answer {
-        let is_good = self.status == "ok";
-        let status = if is_good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        let status = match self.status {
+            Status::Ok => StatusCode::OK,
+            Status::Failing => StatusCode::SERVICE_UNAVAILABLE,
+        };
         let text = serde_json::to_string(self).unwrap_or_default();
         respond(status, JSON, text + "\n")
     }

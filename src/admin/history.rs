@@ -102,16 +102,13 @@ struct Counts {
 
 impl Counts {
     fn now(shared: &Shared) -> Self {
-        let mut durations = Durations::default();
-        let rows = shared.workers.iter().flat_map(|worker| &worker.rows);
-        rows.for_each(|row| durations.add(&row.durations));
         Self {
             at: Instant::now(),
             commands: shared.sum(|worker| worker.commands.get()),
             received: shared.sum(|worker| worker.received.get()),
             sent: shared.sum(|worker| worker.sent.get()),
             lookups: shared.all_lookups(),
-            durations,
+            durations: shared.all_durations(),
         }
     }
 

@@ -11,7 +11,7 @@
 //! There a web page of somebody else could still ask through the browser of whoever reads it: a name that
 //! resolves to 127.0.0.1 (DNS rebinding). So there the `Host` of a request must be the loopback interface.
 
-mod health;
+pub mod health;
 mod history;
 mod page;
 mod scrape;

@@ -40,7 +40,7 @@ pub fn text(shared: &Shared) -> String {
     commands(shared, &mut text);
     tiers(shared, &mut text);
     traffic(shared, &mut text);
-    if let Some(log) = shared.cache.memory().log().filter(|log| !log.is_snapshot()) {
+    if let Some(log) = shared.cache.memory().disk() {
         disk(shared, log, &mut text);
     }
     let namespaces = Labelled::all(shared);
@@ -166,10 +166,10 @@ fn commands(shared: &Shared, text: &mut Exposition) {
 
 fn tiers(shared: &Shared, text: &mut Exposition) {
     let memory = shared.cache.memory();
-    let log = memory.log().filter(|log| !log.is_snapshot());
+    let log = memory.disk();
     let lookups = shared.all_lookups();
     let live = log.map(|log| log.live());
-    let resident: usize = (0..memory.databases()).map(|db| memory.resident(db)).sum();
+    let resident = memory.all_resident() as u64;
     let tier = |l1: u64, l2: u64, l3: Option<u64>| {
         let tiers = [("l1", Some(l1)), ("l2", Some(l2)), ("l3", l3)];
         tiers.into_iter().filter_map(|(tier, value)| Some(([tier], value?)))
@@ -179,7 +179,7 @@ fn tiers(shared: &Shared, text: &mut Exposition) {
     let past_l2 = lookups.l3 + lookups.misses();
     text.many(&m::MISSES, tier(lookups.l2 + past_l2, past_l2, log.map(|_| lookups.misses())));
     let local = shared.sum(|worker| get(&worker.local_entries));
-    text.many(&m::ENTRIES, tier(local, resident as u64, live.map(|live| live.0)));
+    text.many(&m::ENTRIES, tier(local, resident, live.map(|live| live.0)));
     let local = shared.sum(|worker| get(&worker.local_bytes));
     text.many(&m::BYTES, tier(local, memory.used() as u64, live.map(|live| live.1)));
     let local = shared.local_limit() * shared.workers.len();

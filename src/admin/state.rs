@@ -90,7 +90,7 @@ impl State {
         let memory = shared.cache.memory();
         let figures = MemoryFigures::now(shared);
         let lookups = shared.all_lookups();
-        let log = memory.log().filter(|log| !log.is_snapshot()).map(|log| &**log);
+        let log = memory.disk().map(|log| &**log);
         let watches = shared.cache.traffic().watches_keys();
         Self {
             version: LARDER_VERSION,
@@ -229,7 +229,6 @@ struct Tier {
 impl Tier {
     fn all(shared: &Shared, lookups: &Lookups, log: Option<&Log>) -> Vec<Self> {
         let memory = shared.cache.memory();
-        let resident: usize = (0..memory.databases()).map(|db| memory.resident(db)).sum();
         let local = Self {
             name: "l1",
             hits: lookups.l1,
@@ -240,7 +239,7 @@ impl Tier {
         let memory = Self {
             name: "l2",
             hits: lookups.l2,
-            entries: resident as u64,
+            entries: memory.all_resident() as u64,
             bytes: memory.used() as u64,
             limit: memory.rules().limit() as u64,
         };

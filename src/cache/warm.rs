@@ -414,7 +414,7 @@ impl Cache {
     /// Gives back in the background the room on disk of what a restart has ended, by a thread that ends
     /// then; `None`: there is nothing to look for.
     pub fn sweep(&self) -> Option<thread::JoinHandle<()>> {
-        let log = self.0.memory.log().filter(|log| !log.is_snapshot())?.clone();
+        let log = self.0.memory.disk()?.clone();
         if !self.0.policies.ends_at_restart() {
             return None;
         }

@@ -273,6 +273,14 @@ impl Shared {
         sum
     }
 
+    /// How long all commands took.
+    pub fn all_durations(&self) -> Durations {
+        let mut sum = Durations::default();
+        let rows = self.workers.iter().flat_map(|worker| &worker.rows);
+        rows.for_each(|row| sum.add(&row.durations));
+        sum
+    }
+
     /// The lookups of all keys.
     pub fn all_lookups(&self) -> Lookups {
         let mut sum = Lookups::default();

@@ -10,7 +10,6 @@ use futures_util::FutureExt;
 use super::{
     Args, Session,
     figures::ratio,
-    histogram::Durations,
     info::Text,
     row::{Flags, Group, NO_KEYS, Row, Run},
 };
@@ -101,22 +100,15 @@ fn local(session: &Session) -> Figures {
 fn memory(session: &Session) -> Figures {
     let (shared, memory) = (&session.shared, session.cache().memory());
     let lookups = shared.all_lookups();
-    let entries = (0..memory.databases()).map(|db| memory.resident(db) as u64).sum();
-    let mut durations = Durations::default();
-    shared
-        .workers
-        .iter()
-        .flat_map(|worker| &worker.rows)
-        .for_each(|row| durations.add(&row.durations));
     vec![
         ("hits", Figure::Count(lookups.l2)),
         ("misses", Figure::Count(lookups.l3 + lookups.misses())),
-        ("entries", Figure::Count(entries)),
+        ("entries", Figure::Count(memory.all_resident() as u64)),
         ("bytes", Figure::Count(memory.used() as u64)),
         ("limit", Figure::Count(memory.rules().limit() as u64)),
         ("evicted", Figure::Count(memory.evicted())),
         ("expired", Figure::Count(memory.expired())),
-        ("usec_per_request", Figure::Ratio(durations.mean() / 1e3)),
+        ("usec_per_request", Figure::Ratio(shared.all_durations().mean() / 1e3)),
     ]
 }
 

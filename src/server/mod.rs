@@ -43,7 +43,10 @@ use crate::{
     admin,
     cache::{Cache, warm::Save},
     clock::Clock,
-    command::shared::{Shared, ShutdownRequest, WorkerStats},
+    command::{
+        info::LARDER_VERSION,
+        shared::{Shared, ShutdownRequest, WorkerStats},
+    },
     config::{self, Config, Live, Settings},
     error::Error,
     tier::{
@@ -56,7 +59,6 @@ use refusals::Refusals;
 use stores::Opened;
 use worker::{Message, Worker};
 
-const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The number of the last run, in the data directory.
 const RUN: &str = "RUN";
 /// Where memory is saved, in the data directory.
@@ -135,7 +137,7 @@ impl Server {
         background.spawn(greet(shared.clone()));
         background.spawn(reload(shared.clone(), hangups));
         tracing::info!(
-            version = VERSION,
+            version = LARDER_VERSION,
             pid = process::id(),
             port = shared.port.load(Relaxed),
             addresses = listening.addresses.join(" "),
@@ -176,7 +178,7 @@ impl Server {
         let listening = self.listening.addresses.join(", ");
         let mut text = format!(
             "larder {} listens on {listening}\n  memory: {} MiB in {} stripes, {}; {} workers; {} databases; at most {} clients\n",
-            VERSION,
+            LARDER_VERSION,
             settings.memory_limit() >> 20,
             memory.stripes(),
             memory.rules().eviction().name(),
@@ -235,7 +237,7 @@ impl Server {
         self.background.shutdown_timeout(limit.saturating_sub(started.elapsed()));
         let uptime = self.shared.started.elapsed().as_secs();
         tracing::info!(
-            version = VERSION,
+            version = LARDER_VERSION,
             pid = process::id(),
             port = self.shared.port.load(Relaxed),
             addresses = self.listening.addresses.join(" "),

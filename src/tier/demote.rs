@@ -69,7 +69,7 @@ impl Memory {
 
     /// A place in the queue to L3; `None`: what leaves is forgotten.
     pub(super) fn permit(&self) -> Result<Option<Permit>, Evicted> {
-        let Some(log) = self.log().filter(|log| !log.is_snapshot()) else { return Ok(None) };
+        let Some(log) = self.disk() else { return Ok(None) };
         let keeps = self.keeps_all();
         if keeps && !log.may_keep(self.keeps(true)) {
             return Err(Evicted::Full);

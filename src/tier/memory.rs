@@ -220,6 +220,11 @@ impl Memory {
         self.log.as_ref()
     }
 
+    /// L3, if what leaves memory goes there; a snapshot only gives back what a restart left in it.
+    pub fn disk(&self) -> Option<&Arc<Log>> {
+        self.log().filter(|log| !log.is_snapshot())
+    }
+
     /// What the shelves go by.
     #[inline]
     pub fn rules(&self) -> &Rules {
@@ -557,6 +562,12 @@ impl Memory {
     /// Entries of a database in memory.
     pub fn resident(&self, db: usize) -> usize {
         let count = |core: &Core| core.shelf(db).map_or(0, |shelf| shelf.table().len());
+        (0..self.stripes.len()).map(|stripe| count(&self.lock(stripe))).sum()
+    }
+
+    /// Entries of all databases in memory.
+    pub fn all_resident(&self) -> usize {
+        let count = |core: &Core| core.shelves().map(|shelf| shelf.table().len()).sum::<usize>();
         (0..self.stripes.len()).map(|stripe| count(&self.lock(stripe))).sum()
     }
 

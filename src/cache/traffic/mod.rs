@@ -256,6 +256,5 @@ impl Traffic {
 
 /// What the table and the queues take for an entry.
 fn share_of_entry(memory: &Memory) -> usize {
-    let entries: usize = (0..memory.databases()).map(|db| memory.resident(db)).sum();
-    (memory.overhead() / entries.max(1)).clamp(LEAST_SHARE, MOST_SHARE)
+    (memory.overhead() / memory.all_resident().max(1)).clamp(LEAST_SHARE, MOST_SHARE)
 }
