@@ -381,6 +381,7 @@ impl Inner {
                     && failed.is_none()
                 {
                     match line.append(room, self.update(namespace, &change, now), now) {
+                        Ok(position) if line.is_synced(position) => {}
                         Ok(position) => release.wait_for(position),
                         // What the journal has of the others nobody knows: no copy may stay.
                         Err(why) => (failed, is_kept) = (Some(why.client_error()), false),

@@ -117,11 +117,29 @@ impl Defect {
     }
 }
 
-/// A checksum over salt and bytes.
-pub fn checksum(salt: u64) -> crc32fast::Hasher {
-    let mut sum = crc32fast::Hasher::new();
-    sum.update(&salt.to_le_bytes());
-    sum
+/// What the checksums of a segment's records begin with.
+#[derive(Clone)]
+pub struct Salted(crc32fast::Hasher);
+
+impl Salted {
+    /// Those of a segment with this salt.
+    pub fn new(salt: u64) -> Self {
+        let mut sum = crc32fast::Hasher::new();
+        sum.update(&salt.to_le_bytes());
+        Self(sum)
+    }
+
+    /// A checksum over salt and bytes, of which there are none yet.
+    pub fn begin(&self) -> crc32fast::Hasher {
+        self.0.clone()
+    }
+
+    /// The checksum over salt and bytes.
+    pub fn sum(&self, bytes: &[u8]) -> u32 {
+        let mut sum = self.begin();
+        sum.update(bytes);
+        sum.finalize()
+    }
 }
 
 fn word<const N: usize>(bytes: &[u8; HEAD], at: usize) -> u64 {
@@ -131,8 +149,8 @@ fn word<const N: usize>(bytes: &[u8; HEAD], at: usize) -> u64 {
 }
 
 /// The checksum of a head: all of it but the place of the checksum.
-fn head_sum(salt: u64, bytes: &[u8; HEAD], place: std::ops::Range<usize>) -> u32 {
-    let mut sum = checksum(salt);
+fn head_sum(salt: &Salted, bytes: &[u8; HEAD], place: std::ops::Range<usize>) -> u32 {
+    let mut sum = salt.begin();
     sum.update(&bytes[..place.start]);
     sum.update(&bytes[place.end..]);
     sum.finalize()
@@ -148,7 +166,7 @@ impl SegmentHead {
         for (place, word) in out[16..].chunks_exact_mut(8).zip(words) {
             place.copy_from_slice(&word.to_le_bytes());
         }
-        let sum = head_sum(0, &out, 12..16);
+        let sum = head_sum(&Salted::new(0), &out, 12..16);
         out[12..16].copy_from_slice(&sum.to_le_bytes());
         out
     }
@@ -162,7 +180,7 @@ impl SegmentHead {
         if format != FORMAT {
             return Err(Foreign::Format(format));
         }
-        if word::<4>(bytes, 12) != u64::from(head_sum(0, bytes, 12..16)) {
+        if word::<4>(bytes, 12) != u64::from(head_sum(&Salted::new(0), bytes, 12..16)) {
             return Err(Foreign::Checksum);
         }
         Ok(Self {
@@ -220,10 +238,18 @@ impl Head {
     }
 
     /// Its bytes, in front of a body with this checksum.
-    pub fn encode(&self, salt: u64, body_sum: u32) -> [u8; HEAD] {
+    pub fn encode(&self, salt: &Salted, body_sum: u32) -> [u8; HEAD] {
+        let mut out = self.plain();
+        out[8..12].copy_from_slice(&body_sum.to_le_bytes());
+        let sum = head_sum(salt, &out, 4..8);
+        out[4..8].copy_from_slice(&sum.to_le_bytes());
+        out
+    }
+
+    /// Its bytes without checksums.
+    pub fn plain(&self) -> [u8; HEAD] {
         let mut out = [0; HEAD];
         out[..4].copy_from_slice(&MARKER);
-        out[8..12].copy_from_slice(&body_sum.to_le_bytes());
         out[12] = self.kind as u8;
         out[13] = if self.copy { COPY } else { 0 };
         out[14..16].copy_from_slice(&self.db.to_le_bytes());
@@ -233,15 +259,20 @@ impl Head {
         }
         out[56..60].copy_from_slice(&self.key_len.to_le_bytes());
         out[60..].copy_from_slice(&self.value_len.to_le_bytes());
-        let sum = head_sum(salt, &out, 4..8);
-        out[4..8].copy_from_slice(&sum.to_le_bytes());
         out
     }
 
     /// Reads them; gives the checksum that the body has to have, too.
-    pub fn decode(bytes: &[u8; HEAD], salt: u64) -> Result<(Self, u32), Defect> {
-        let fits = word::<4>(bytes, 4) == u64::from(head_sum(salt, bytes, 4..8));
-        if bytes[..4] != MARKER || !fits {
+    pub fn decode(bytes: &[u8; HEAD], salt: &Salted) -> Result<(Self, u32), Defect> {
+        if word::<4>(bytes, 4) != u64::from(head_sum(salt, bytes, 4..8)) {
+            return Err(Defect::Head);
+        }
+        Ok((Self::read(bytes)?, word::<4>(bytes, 8) as u32))
+    }
+
+    /// Reads them, whatever their checksums.
+    pub fn read(bytes: &[u8; HEAD]) -> Result<Self, Defect> {
+        if bytes[..4] != MARKER {
             return Err(Defect::Head);
         }
         let kind = match bytes[12] {
@@ -264,7 +295,7 @@ impl Head {
             value_len: word::<4>(bytes, 60) as u32,
         };
         let sane = bytes[13] & !COPY == 0 && head.is_sane();
-        if sane { Ok((head, word::<4>(bytes, 8) as u32)) } else { Err(Defect::Malformed) }
+        if sane { Ok(head) } else { Err(Defect::Malformed) }
     }
 
     fn is_sane(&self) -> bool {
@@ -358,13 +389,13 @@ mod tests {
             supersedes: Some(Position::at(1)),
         };
         let head = Head::of(&effect, 7);
-        let mut bytes = head.encode(11, 13);
-        assert_eq!(Head::decode(&bytes, 11), Ok((head, 13)));
-        assert_eq!(Head::decode(&bytes, 12), Err(Defect::Head));
+        let mut bytes = head.encode(&Salted::new(11), 13);
+        assert_eq!(Head::decode(&bytes, &Salted::new(11)), Ok((head, 13)));
+        assert_eq!(Head::decode(&bytes, &Salted::new(12)), Err(Defect::Head));
         assert_eq!(head.change("value".into()), put);
         for bit in 0..HEAD * 8 {
             bytes[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(Head::decode(&bytes, 11), Err(Defect::Head), "bit {bit}");
+            assert_eq!(Head::decode(&bytes, &Salted::new(11)), Err(Defect::Head), "bit {bit}");
             bytes[bit / 8] ^= 1 << (bit % 8);
         }
     }
@@ -383,8 +414,13 @@ mod tests {
             Head::bare(Kind::Mark, 1),
             Head { copy: true, ..Head::bare(Kind::Mark, 0) },
         ];
+        let salt = Salted::new(1);
         for head in refused {
-            assert_eq!(Head::decode(&head.encode(1, 0), 1), Err(Defect::Malformed), "{head:?}");
+            assert_eq!(
+                Head::decode(&head.encode(&salt, 0), &salt),
+                Err(Defect::Malformed),
+                "{head:?}"
+            );
         }
     }
 

@@ -56,6 +56,7 @@
 mod figures;
 mod format;
 mod ledger;
+mod log_buffer;
 mod recover;
 mod replay;
 mod room;
@@ -81,6 +82,7 @@ use crate::{
     error::{ClientError, Error},
     tier::disk::Disk,
 };
+use recover::Recovered;
 use room::Room;
 use shared::Shared;
 use writer::Writer;
@@ -127,6 +129,8 @@ pub struct Options {
     pub segment: u64,
     /// What a start does about damage.
     pub recover: Recover,
+    /// Bytes of effects that may wait in memory that outlives the process: a power of two.
+    pub buffer: usize,
     /// How far the version ceiling is kept ahead, in units of versions: as many as may be issued between
     /// two writes of it.
     pub ceiling_ahead: u64,
@@ -140,6 +144,8 @@ impl Options {
             fsync: Fsync::Interval(Duration::from_millis(100)),
             limit: 1 << 30,
             segment: 64 << 20,
+            // As many as come while the device syncs.
+            buffer: 4 << 20,
             recover: Recover::Strict,
             // Ten seconds of a clock in microseconds.
             ceiling_ahead: 10_000_000,
@@ -267,12 +273,14 @@ impl Journal {
         let segment = options.segment.clamp(*SEGMENTS.start(), *SEGMENTS.end());
         let options = Options { segment, ..options };
         let recovered = recover::recover(&options, &*disk)?;
-        let replay = Replay::new(&recovered);
-        let room = Room::new(options.limit, recovered.ledger.room());
-        let (next, ceiling) = (recovered.next, recovered.report.ceiling);
-        let shared = Arc::new(Shared::new(options, clock, room, next, ceiling));
+        let Recovered { ledger, start, buffer, left, report } = recovered;
+        let taken = ledger.room() + left.bytes + left.count * MEMORY;
+        let room = Room::new(options.limit, taken);
+        let ends = (start.next.max(left.next), start.ceiling);
+        let shared = Arc::new(Shared::new(options, clock, room, buffer, ends));
         let data_dir = |(path, why): (PathBuf, io::Error)| Error::DataDir(path, why.to_string());
-        let writer = Writer::new(shared.clone(), disk, recovered).map_err(data_dir)?;
+        let writer = Writer::new(shared.clone(), disk, ledger, start).map_err(data_dir)?;
+        let replay = Replay::new(writer.ledger(), report);
         let writer = Arc::new(Mutex::new(writer));
         let (its, all) = (writer.clone(), shared.clone());
         let run = move || writer::run(&its, &all);
@@ -309,6 +317,11 @@ impl Journal {
         timeout: Duration,
     ) -> Result<Reservation, JournalError> {
         let bytes = room::checked(bytes, self.shared.options.limit)?;
+        if let Ok(Some(taken)) = self.shared.room.try_take(bytes) {
+            return Ok(taken);
+        }
+        // What was superseded gives its room back when that is written.
+        self.shared.rouse();
         let taken = self.shared.room.take(bytes, timeout).await.map_err(|_| self.failure())?;
         taken.ok_or(JournalError::Full)
     }
@@ -376,9 +389,9 @@ impl Journal {
     /// soon and harmless: stores compare versions. Their room is free again as soon as it is written.
     /// Doesn't block. Does nothing once the journal is poisoned.
     pub fn acknowledge(&self, positions: impl IntoIterator<Item = Position>) {
-        let positions: Vec<Position> = positions.into_iter().collect();
-        if !positions.is_empty() {
-            self.shared.acknowledge(positions);
+        let sequences: Vec<u64> = positions.into_iter().map(Position::sequence).collect();
+        if !sequences.is_empty() {
+            self.shared.acknowledge(sequences);
         }
     }
 
@@ -418,6 +431,12 @@ impl Journal {
     /// What it tells of itself.
     pub fn figures(&self) -> Figures {
         let shared = &self.shared;
+        if shared.buffer.len() > 0
+            && let Some(mut writer) = self.writer.try_lock()
+        {
+            // They are of what is written.
+            writer.write_here();
+        }
         Figures {
             waiting: (shared.durable.waiting() + shared.ceiling.waiting()) as u64,
             poisoned: matches!(self.failed(), Some(JournalError::Poisoned(_))),

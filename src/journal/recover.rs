@@ -17,6 +17,7 @@ use super::{
     Options, Recover,
     format::{self, Defect, Foreign, HEAD, Head, Kind, MAX_NUMBER, SegmentHead},
     ledger::{Ledger, Place, Segment},
+    log_buffer::{self, Left, LogBuffer},
     scan::{Found, Scanner, Step},
 };
 use crate::{
@@ -61,11 +62,23 @@ pub struct Report {
 /// What the journal goes on with.
 pub(super) struct Recovered {
     pub ledger: Ledger,
+    pub start: Start,
+    pub buffer: LogBuffer,
+    /// What the log buffer has and no segment.
+    pub left: Left,
+    pub report: Report,
+}
+
+/// What the segment has to begin with.
+pub(super) struct Start {
     /// The next sequence number.
     pub next: u64,
-    /// The number of the segment to begin, and the length of the one before it.
-    pub segment: (u64, u64),
-    pub report: Report,
+    /// Its number.
+    pub id: u64,
+    /// The length of the one before it.
+    pub previous_len: u64,
+    /// Versions up to this may have been issued.
+    pub ceiling: u64,
 }
 
 /// The name of a segment.
@@ -121,7 +134,10 @@ pub(super) fn recover(options: &Options, disk: &dyn Disk) -> Result<Recovered, E
         recovery.segment(*id, index + 1 == ids.len())?;
     }
     recovery.check_oldest()?;
-    Ok(recovery.finish())
+    let path = log_buffer::path_of(dir);
+    let buffer = LogBuffer::open(disk, &path, options.buffer).map_err(failed(&path))?;
+    let left = recovery.left(&buffer)?;
+    Ok(recovery.finish(buffer, left))
 }
 
 impl Recovery<'_> {
@@ -134,17 +150,33 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    fn finish(mut self) -> Recovered {
-        self.report.records = self.ledger.live();
-        self.report.bytes = self.ledger.live_bytes();
-        let previous_len = self.ledger.newest().map_or(0, |segment| segment.len);
-        let id = self.last_id.map_or(1, |id| id + 1);
-        Recovered {
-            ledger: self.ledger,
+    /// What the log buffer has beside the segments.
+    fn left(&mut self, buffer: &LogBuffer) -> Result<Left, Error> {
+        let left = match buffer.left(self.next.unwrap_or(1)) {
+            Ok(left) => left,
+            Err(defect) => {
+                self.damage(
+                    &log_buffer::path_of(&self.options.path),
+                    0,
+                    buffer.len(),
+                    defect.text(),
+                )?;
+                buffer.free(buffer.end());
+                Left::default()
+            }
+        };
+        self.report.ceiling = self.report.ceiling.max(left.version);
+        Ok(left)
+    }
+
+    fn finish(self, buffer: LogBuffer, left: Left) -> Recovered {
+        let start = Start {
             next: self.next.unwrap_or(1),
-            segment: (id, previous_len),
-            report: self.report,
-        }
+            id: self.last_id.map_or(1, |id| id + 1),
+            previous_len: self.ledger.newest().map_or(0, |segment| segment.len),
+            ceiling: self.report.ceiling,
+        };
+        Recovered { ledger: self.ledger, start, buffer, left, report: self.report }
     }
 
     fn segment(&mut self, id: u64, is_newest: bool) -> Result<(), Error> {

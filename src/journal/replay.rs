@@ -4,7 +4,11 @@ use std::{collections::HashMap, io, path::PathBuf, sync::Arc, vec};
 
 use bytes::Bytes;
 
-use super::{Position, Report, ledger::Place, recover::Recovered, scan};
+use super::{
+    Position, Report,
+    ledger::{Ledger, Place, Segment},
+    scan,
+};
 use crate::{error::Error, store::Change, tier::disk::File};
 
 /// An effect that the store may not have.
@@ -40,19 +44,15 @@ struct Source {
 }
 
 impl Replay {
-    pub(super) fn new(recovered: &Recovered) -> Self {
-        let places = recovered.ledger.all();
-        let source = |segment: &super::ledger::Segment| Source {
+    pub(super) fn new(ledger: &Ledger, report: Report) -> Self {
+        let source = |segment: &Segment| Source {
             path: segment.path.clone(),
             file: segment.file.clone(),
             salt: segment.salt,
         };
-        let segments = recovered.ledger.segments();
-        Self {
-            report: recovered.report.clone(),
-            places: places.into_iter(),
-            sources: segments.map(|segment| (segment.id, source(segment))).collect(),
-        }
+        let sources = ledger.segments().map(|segment| (segment.id, source(segment))).collect();
+        let report = Report { records: ledger.live(), bytes: ledger.live_bytes(), ..report };
+        Self { report, places: ledger.all().into_iter(), sources }
     }
 
     /// What the start found.

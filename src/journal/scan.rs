@@ -7,7 +7,7 @@ use std::{io, sync::Arc};
 
 use memchr::memmem;
 
-use super::format::{self, Defect, HEAD, Head, Kind, MARKER};
+use super::format::{Defect, HEAD, Head, Kind, MARKER, Salted};
 use crate::tier::disk::File;
 
 /// Bytes that are read at once.
@@ -16,7 +16,7 @@ const WINDOW: usize = 256 * 1024;
 /// Where a segment is being read.
 pub struct Scanner {
     file: Arc<dyn File>,
-    salt: u64,
+    salt: Salted,
     at: u64,
     end: u64,
     window: Vec<u8>,
@@ -48,6 +48,7 @@ pub struct Found {
 impl Scanner {
     /// Reads a file of `end` bytes from its first record on.
     pub fn new(file: Arc<dyn File>, salt: u64, end: u64) -> Self {
+        let salt = Salted::new(salt);
         Self { file, salt, at: HEAD as u64, end, window: Vec::new(), window_at: 0 }
     }
 
@@ -100,11 +101,11 @@ impl Scanner {
 
     /// Checks the record that begins at `at`.
     fn record(&mut self, at: u64) -> io::Result<Result<Found, Defect>> {
-        let salt = self.salt;
+        let salt = self.salt.clone();
         let Some(bytes) = self.window(at, HEAD)?.first_chunk::<HEAD>() else {
             return Ok(Err(Defect::Short));
         };
-        let (head, expected) = match Head::decode(bytes, salt) {
+        let (head, expected) = match Head::decode(bytes, &salt) {
             Ok(decoded) => decoded,
             Err(defect) => return Ok(Err(defect)),
         };
@@ -112,7 +113,7 @@ impl Scanner {
         if len > self.end - body {
             return Ok(Err(Defect::Short));
         }
-        let mut sum = format::checksum(salt);
+        let mut sum = salt.begin();
         let mut runs = Vec::new();
         let mut done = 0;
         while done < len {
@@ -161,11 +162,10 @@ pub fn read(file: &dyn File, salt: u64, at: u64, len: u32) -> io::Result<(Head, 
     let mut bytes = vec![0; len as usize];
     let filled = file.read_at(&mut bytes, at)?;
     let head = bytes[..filled].first_chunk::<HEAD>().ok_or_else(bad)?;
-    let (head, expected) = Head::decode(head, salt).map_err(|_| bad())?;
-    let mut sum = format::checksum(salt);
-    sum.update(&bytes[HEAD..filled]);
+    let salt = Salted::new(salt);
+    let (head, expected) = Head::decode(head, &salt).map_err(|_| bad())?;
     let is_whole = filled == bytes.len() && head.body_len() == (filled - HEAD) as u64;
-    if !is_whole || sum.finalize() != expected {
+    if !is_whole || salt.sum(&bytes[HEAD..filled]) != expected {
         return Err(bad());
     }
     Ok((head, bytes.split_off(HEAD)))
@@ -182,9 +182,8 @@ mod tests {
 
     fn put(out: &mut Vec<u8>, sequence: u64, value: &[u8]) {
         let head = Head { sequence, ..Head::bare(Kind::Put, value.len() as u32) };
-        let mut sum = format::checksum(SALT);
-        sum.update(value);
-        out.extend(head.encode(SALT, sum.finalize()));
+        let salt = Salted::new(SALT);
+        out.extend(head.encode(&salt, salt.sum(value)));
         out.extend_from_slice(value);
     }
 

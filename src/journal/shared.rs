@@ -1,4 +1,7 @@
 //! What the journal's users and its writer share: the effects that wait to be written.
+//!
+//! They wait in the [log buffer](LogBuffer), where they are as durable as most need to be. What finds no room
+//! there waits in a [`Batch`], and all that come after it: the buffer takes none before those are written.
 
 use std::{
     mem,
@@ -12,9 +15,10 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 
 use super::{
-    Effect, JournalError, Options, Position,
+    Effect, Fsync, JournalError, Options, Position,
     figures::Counters,
-    format::{HEAD, Head},
+    format::{self, HEAD, Head, Kind, MAX_RUNS},
+    log_buffer::LogBuffer,
     room::Room,
     watermark::Watermark,
 };
@@ -23,7 +27,10 @@ use crate::clock::Clock;
 /// Room for items and for their bytes that is kept between batches.
 const KEPT: (usize, usize) = (64 * 1024, 4 * 1024 * 1024);
 
-/// What is to be written, in its order.
+/// Bytes in the log buffer from which on they are written: the system takes as many at once.
+pub(super) const MANY: u64 = 256 * 1024;
+
+/// What is to be written behind what the log buffer has, in its order.
 #[derive(Default)]
 pub(super) struct Batch {
     items: Vec<Item>,
@@ -37,31 +44,35 @@ pub(super) struct Batch {
 
 enum Item {
     Effect(Head),
-    Acknowledge(Vec<Position>),
+    Acknowledge(Vec<(u64, u64)>),
 }
 
 /// The next of a batch.
 pub(super) enum Next<'a> {
     /// An effect: its head, and key and value.
     Effect(Head, &'a [u8]),
-    /// The store has these.
-    Acknowledge(Vec<Position>),
+    /// The store has these runs.
+    Acknowledge(Vec<(u64, u64)>),
 }
 
 impl Batch {
-    fn push(&mut self, effect: &Effect<'_>, sequence: u64) {
-        let head = Head::of(effect, sequence);
+    fn push(&mut self, head: Head, effect: &Effect<'_>) {
         self.size += HEAD as u64 + head.body_len();
         self.items.push(Item::Effect(head));
         self.bodies.extend_from_slice(effect.key);
         self.bodies.extend_from_slice(effect.value.unwrap_or_default());
     }
 
+    fn acknowledge(&mut self, runs: &[(u64, u64)]) {
+        self.size += format::size_of_runs(runs.len());
+        self.items.push(Item::Acknowledge(runs.to_vec()));
+    }
+
     /// The next item, which is done then.
     pub fn next(&mut self) -> Option<Next<'_>> {
         let (item, body) = self.done;
         let next = match self.items.get_mut(item)? {
-            Item::Acknowledge(positions) => Next::Acknowledge(mem::take(positions)),
+            Item::Acknowledge(runs) => Next::Acknowledge(mem::take(runs)),
             Item::Effect(head) => {
                 let end = body + head.body_len() as usize;
                 self.done.1 = end;
@@ -80,6 +91,11 @@ impl Batch {
     /// Whether some of what isn't done is an effect.
     pub fn has_effects(&self) -> bool {
         self.items[self.done.0..].iter().any(|item| matches!(item, Item::Effect(_)))
+    }
+
+    /// Whether there is nothing in it, done or not.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
     }
 
     /// What all of it takes at most in a segment, in bytes.
@@ -101,6 +117,7 @@ pub(super) struct Shared {
     pub clock: Clock,
     pub room: Arc<Room>,
     pub counters: Counters,
+    pub buffer: LogBuffer,
     /// How far effects are durable by the policy.
     pub durable: Watermark,
     /// Versions up to this are covered by what is durable.
@@ -113,6 +130,10 @@ pub(super) struct Shared {
 
 struct Pending {
     batch: Batch,
+    /// Some are in batches that aren't written yet.
+    is_spilling: bool,
+    /// The writer's thread will look for what has to be synced, in time.
+    is_timed: bool,
     /// The sequence number of the next effect.
     next: u64,
     /// The writer's thread has something to do that isn't here.
@@ -129,17 +150,26 @@ pub(super) enum Wait {
 }
 
 impl Shared {
-    pub fn new(options: Options, clock: Clock, room: Room, next: u64, ceiling: u64) -> Self {
+    pub fn new(
+        options: Options,
+        clock: Clock,
+        room: Room,
+        buffer: LogBuffer,
+        (next, ceiling): (u64, u64),
+    ) -> Self {
         Self {
             options,
             clock,
             room: Arc::new(room),
             counters: Counters::default(),
+            buffer,
             durable: Watermark::new(next - 1),
             ceiling: Watermark::new(ceiling),
             wanted: AtomicU64::new(ceiling),
             pending: Mutex::new(Pending {
                 batch: Batch::default(),
+                is_spilling: false,
+                is_timed: false,
                 next,
                 is_due: false,
                 closed: false,
@@ -155,9 +185,42 @@ impl Shared {
         pending.check()?;
         let sequence = pending.next;
         pending.next += 1;
-        pending.batch.push(effect, sequence);
-        self.raise_wanted(effect.version);
+        let head = Head::of(effect, sequence);
+        let mut is_due = self.raise_wanted(effect.version);
+        let before = self.buffer.len();
+        let value = effect.value.unwrap_or_default();
+        if !pending.is_spilling && self.buffer.put(&head, effect.key, value) {
+            let has_many = before < MANY && self.buffer.len() >= MANY;
+            is_due |=
+                has_many || self.syncs_in_time() && !mem::replace(&mut pending.is_timed, true);
+            if self.lasts_at_once() {
+                self.durable.pass(sequence);
+            }
+        } else {
+            pending.is_spilling = true;
+            pending.batch.push(head, effect);
+        }
+        if is_due {
+            pending.is_due = true;
+            drop(pending);
+            self.wake.notify_one();
+        }
         Ok(Position(sequence))
+    }
+
+    fn syncs_in_time(&self) -> bool {
+        matches!(self.options.fsync, Fsync::Interval(_))
+    }
+
+    /// Whether what the log buffer has is durable by the policy.
+    pub fn lasts_at_once(&self) -> bool {
+        self.buffer.lasts() && self.options.fsync != Fsync::Always
+    }
+
+    /// What was taken is written and told of.
+    pub fn has_written(&self) {
+        let mut pending = self.pending.lock();
+        pending.is_spilling = !pending.batch.is_empty();
     }
 
     /// Has the writer's thread take a turn, if it sleeps.
@@ -167,14 +230,27 @@ impl Shared {
         self.wake.notify_one();
     }
 
-    pub fn acknowledge(&self, positions: Vec<Position>) {
+    /// Takes in that the store has these, behind the effects that were taken in before.
+    pub fn acknowledge(&self, mut sequences: Vec<u64>) {
+        // The oldest first: whatever part of it survives, no older effect of a key is left where a newer one
+        // is gone.
+        sequences.sort_unstable();
+        sequences.dedup();
+        let runs = format::runs(&sequences);
         {
             let mut pending = self.pending.lock();
             if pending.check().is_err() {
                 return;
             }
-            pending.batch.size += super::format::size_of_runs(positions.len());
-            pending.batch.items.push(Item::Acknowledge(positions));
+            for runs in runs.chunks(MAX_RUNS) {
+                let body = format::encode_runs(runs);
+                let head = Head::bare(Kind::Acknowledged, body.len() as u32);
+                if pending.is_spilling || !self.buffer.put(&head, &[], &body) {
+                    pending.is_spilling = true;
+                    pending.batch.acknowledge(runs);
+                }
+            }
+            pending.is_due = true;
         }
         self.wake.notify_one();
     }
@@ -188,25 +264,32 @@ impl Shared {
         {
             // Under the lock, so that a writer that is about to sleep doesn't miss it.
             let _pending = self.pending.lock();
-            self.raise_wanted(version);
+            let _ = self.raise_wanted(version);
         }
         self.wake.notify_one();
     }
 
-    fn raise_wanted(&self, version: u64) {
+    /// Whether another ceiling is asked for now.
+    fn raise_wanted(&self, version: u64) -> bool {
         let ahead = self.options.ceiling_ahead;
-        if version.saturating_add(ahead / 2) > self.wanted.load(Relaxed) {
+        let is_near = version.saturating_add(ahead / 2) > self.wanted.load(Relaxed);
+        if is_near {
             self.wanted.fetch_max(version.saturating_add(ahead), Relaxed);
         }
+        is_near
     }
 
     /// Waits for something to do, beyond the ceiling that is written already. Says whether anything is taken
-    /// in any more, or `None` if the journal has failed.
-    pub fn wait(&self, ceiling: u64, wait: &Wait) -> Option<bool> {
+    /// in any more, or `None` if the journal has failed. `is_timed`: it waits no longer than until what has to be
+    /// synced is.
+    pub fn wait(&self, ceiling: u64, wait: &Wait, is_timed: bool) -> Option<bool> {
         let mut pending = self.pending.lock();
+        pending.is_timed = is_timed;
+        let comes_late = self.syncs_in_time() && !is_timed && self.buffer.len() > 0;
         let idle = |pending: &Pending| {
             pending.batch.items.is_empty()
                 && !pending.is_due
+                && !comes_late
                 && !pending.closed
                 && pending.failed.is_none()
                 && self.wanted.load(Relaxed) <= ceiling
@@ -226,16 +309,17 @@ impl Shared {
         pending.failed.is_none().then_some(!pending.closed)
     }
 
-    /// Takes all that there is to write, in exchange for a batch that is done. Says which ceiling is asked for,
-    /// or `None` if the journal has failed: then nobody knows what the file has, and nothing more goes into it.
-    pub fn take(&self, batch: &mut Batch) -> Option<u64> {
+    /// Takes all that there is to write, in exchange for a batch that is done. Says up to where it is in the log
+    /// buffer, and which ceiling is asked for; `None` if the journal has failed: then nobody knows what the
+    /// file has, and nothing more goes into it.
+    pub fn take(&self, batch: &mut Batch) -> Option<(u64, u64)> {
         let mut pending = self.pending.lock();
         if pending.failed.is_some() {
             return None;
         }
         batch.clear();
         mem::swap(batch, &mut pending.batch);
-        Some(self.wanted.load(Relaxed))
+        Some((self.buffer.end(), self.wanted.load(Relaxed)))
     }
 
     /// Nothing is taken in any more; what was is still written.

@@ -2,7 +2,7 @@
 
 use std::{io, sync::Arc};
 
-use super::format::{self, HEAD, Head};
+use super::format::{HEAD, Head, Salted};
 use crate::tier::disk::File;
 
 /// Bytes that are gathered for one write.
@@ -13,7 +13,7 @@ const LONG: usize = 128 * 1024;
 /// A segment that grows.
 pub(super) struct Tail {
     file: Arc<dyn File>,
-    salt: u64,
+    salt: Salted,
     /// Bytes of it that are written.
     written: u64,
     buffer: Vec<u8>,
@@ -26,7 +26,7 @@ pub(super) struct Tail {
 impl Tail {
     /// A segment of which only the head is written, and synced.
     pub fn new(file: Arc<dyn File>, salt: u64) -> Self {
-        let head = HEAD as u64;
+        let (head, salt) = (HEAD as u64, Salted::new(salt));
         Self { file, salt, written: head, buffer: Vec::new(), synced: head, marked: head }
     }
 
@@ -42,16 +42,24 @@ impl Tail {
 
     /// Adds a record; gives its place.
     pub fn put(&mut self, head: &Head, body: &[u8]) -> io::Result<u64> {
+        if body.len() < LONG {
+            return self.put_with(head, |out| out.extend_from_slice(body));
+        }
         let at = self.len();
-        let mut sum = format::checksum(self.salt);
-        sum.update(body);
-        self.buffer.extend_from_slice(&head.encode(self.salt, sum.finalize()));
-        if body.len() >= LONG {
-            self.flush()?;
-            self.file.write_at(body, self.written)?;
-            self.written += body.len() as u64;
-        } else {
-            self.buffer.extend_from_slice(body);
+        self.buffer.extend_from_slice(&head.encode(&self.salt, self.salt.sum(body)));
+        self.flush()?;
+        self.file.write_at(body, self.written)?;
+        self.written += body.len() as u64;
+        Ok(at)
+    }
+
+    /// Adds a record, to which `add` adds its body; gives its place.
+    pub fn put_with(&mut self, head: &Head, add: impl FnOnce(&mut Vec<u8>)) -> io::Result<u64> {
+        let (at, from) = (self.len(), self.buffer.len());
+        self.buffer.extend_from_slice(&[0; HEAD]);
+        add(&mut self.buffer);
+        if let Some((place, body)) = self.buffer[from..].split_first_chunk_mut::<HEAD>() {
+            *place = head.encode(&self.salt, self.salt.sum(body));
         }
         if self.buffer.len() >= WRITE {
             self.flush()?;

@@ -64,6 +64,11 @@ impl Watermark {
         }
     }
 
+    /// It has come so far, and nobody waits for less.
+    pub fn pass(&self, to: u64) {
+        self.reached.store(to, Release);
+    }
+
     /// It goes no further: all who wait, and who will, are told.
     pub fn fail(&self, why: &JournalError) {
         let mut waiting = self.waiting.lock();

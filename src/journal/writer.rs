@@ -19,12 +19,12 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    Fsync, MEMORY, Position,
+    Fsync, MEMORY,
     format::{self, HEAD, Head, Kind, MAX_RUNS, SegmentHead},
     ledger::{Ledger, Segment},
-    recover::{self, Recovered},
+    recover::{self, Start},
     scan::{self, Scanner, Step},
-    shared::{Batch, Next, Shared, Wait},
+    shared::{Batch, MANY, Next, Shared, Wait},
     tail::Tail,
 };
 use crate::{
@@ -34,8 +34,6 @@ use crate::{
 
 /// Bytes of records that one sync is for, about, so that the first don't wait for too many others.
 const BATCH: u64 = 16 * 1024 * 1024;
-/// Bytes that those who wait for them write: the system takes as many at once.
-const HERE: u64 = 256 * 1024;
 /// Bytes of an old segment that are looked at between two batches.
 const COMPACT: u64 = 1024 * 1024;
 /// Milliseconds until an old segment that couldn't be read or removed is tried again.
@@ -48,6 +46,10 @@ pub(super) struct Writer {
     ledger: Ledger,
     tail: Tail,
     batch: Batch,
+    /// Up to where the log buffer has what is before the batch.
+    until: u64,
+    /// The batch had effects, which the log buffer had no room for.
+    spills: bool,
     /// The sequence number of the next effect that is written.
     next: u64,
     /// The ceiling that is written.
@@ -76,11 +78,11 @@ impl Drop for Alive<'_> {
 /// Has the writer take turns until the journal is closed, or the disk fails.
 pub(super) fn run(writer: &Mutex<Writer>, shared: &Shared) {
     loop {
-        let (ceiling, wait) = {
+        let (ceiling, wait, is_timed) = {
             let writer = writer.lock();
-            (writer.ceiling, writer.wait())
+            (writer.ceiling, writer.wait(), writer.is_timed())
         };
-        let Some(is_open) = shared.wait(ceiling, &wait) else { break };
+        let Some(is_open) = shared.wait(ceiling, &wait, is_timed) else { break };
         let _alive = Alive(shared);
         let mut writer = writer.lock();
         let turn = writer.turn(is_open);
@@ -94,26 +96,32 @@ pub(super) fn run(writer: &Mutex<Writer>, shared: &Shared) {
 }
 
 impl Writer {
-    /// Begins a segment behind what was found.
+    /// Begins a segment behind what was found, with what the log buffer has.
     pub fn new(
         shared: Arc<Shared>,
         disk: Arc<dyn Disk>,
-        recovered: Recovered,
+        mut ledger: Ledger,
+        begin_at: Start,
     ) -> Result<Self, (PathBuf, io::Error)> {
-        let Recovered { mut ledger, next, segment: (id, previous_len), report } = recovered;
-        let ceiling = report.ceiling;
+        let Start { next, id, previous_len, ceiling } = begin_at;
         let path = recover::path_of(&shared.options.path, id);
         let head =
             SegmentHead { id, salt: random(), next, previous_len, ceiling, boot: disk.boot() };
         let begun = begin(&*disk, &shared, &mut ledger, head);
-        let tail = begun.map_err(|why| (path, why))?;
+        let tail = match begun {
+            Ok(tail) => tail,
+            Err(why) => return Err((path, why)),
+        };
         let synced_at = shared.clock.now();
-        let writer = Self {
+        let until = shared.buffer.end();
+        let mut writer = Self {
             shared,
             disk,
             ledger,
             tail,
             batch: Batch::default(),
+            until,
+            spills: false,
             next,
             ceiling,
             synced_at,
@@ -122,8 +130,16 @@ impl Writer {
             paused_until: 0,
             written: (0, 0),
         };
+        if !writer.is_drained() {
+            writer.write(ceiling).and_then(|_| writer.sync()).map_err(|why| (path, why))?;
+        }
         writer.count();
         Ok(writer)
+    }
+
+    /// What the store doesn't have.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
     }
 
     fn fail(&mut self, why: &io::Error) {
@@ -135,11 +151,10 @@ impl Writer {
     fn turn(&mut self, is_open: bool) -> io::Result<bool> {
         let mut ceiling = self.ceiling;
         if self.batch.is_done() {
-            let Some(asked) = self.shared.take(&mut self.batch) else { return Ok(false) };
-            ceiling = asked;
+            let Some((until, asked)) = self.shared.take(&mut self.batch) else { return Ok(false) };
+            (self.until, ceiling) = (until, asked);
         }
         let is_awaited = self.write(ceiling)?;
-        self.tail.flush()?;
         let fsync = self.shared.options.fsync;
         if is_awaited && fsync == Fsync::Always || self.is_due() {
             self.sync()?;
@@ -161,14 +176,15 @@ impl Writer {
         }
         let shared = self.shared.clone();
         let _alive = Alive(&shared);
-        let Some(ceiling) = self.shared.take(&mut self.batch) else { return };
+        let Some((until, ceiling)) = self.shared.take(&mut self.batch) else { return };
+        self.until = until;
         // With a mark before it.
-        let size = self.batch.size() + HEAD as u64;
-        if size > HERE || self.tail.len() + size > self.shared.options.segment {
+        let size = self.batch.size() + self.shared.buffer.len() + HEAD as u64;
+        if size > 2 * MANY || self.tail.len() + size > self.shared.options.segment {
             return;
         }
         let was_dirty = self.tail.is_dirty();
-        if let Err(why) = self.write(ceiling).and_then(|_| self.tail.flush()) {
+        if let Err(why) = self.write(ceiling) {
             return self.fail(&why);
         }
         self.tell();
@@ -180,16 +196,25 @@ impl Writer {
     }
 
     /// Tells of what is durable by the policy.
-    fn tell(&self) {
+    fn tell(&mut self) {
         // Before anybody hears of it, so that the figures have it.
         self.count();
         self.shared.durable.raise(self.next - 1);
         self.shared.ceiling.raise(self.ceiling);
+        if self.spills && self.batch.is_done() {
+            self.spills = false;
+            self.shared.has_written();
+        }
+    }
+
+    /// Whether the log buffer has nothing that is before the batch.
+    fn is_drained(&self) -> bool {
+        self.shared.buffer.start() == self.until
     }
 
     /// How long there may be nothing to do.
     fn wait(&self) -> Wait {
-        if !self.batch.is_done() {
+        if !self.batch.is_done() || self.shared.buffer.len() >= MANY {
             return Wait::No;
         }
         let now = self.shared.clock.now();
@@ -198,7 +223,7 @@ impl Writer {
             return Wait::No;
         }
         let syncs = match self.shared.options.fsync {
-            Fsync::Interval(interval) if self.tail.is_dirty() => {
+            Fsync::Interval(interval) if self.is_timed() => {
                 let since = Duration::from_millis(now.saturating_sub(self.synced_at));
                 // Not less than a millisecond: a clock that stands isn't asked without end.
                 Some(interval.saturating_sub(since).max(Duration::from_millis(1)))
@@ -209,6 +234,12 @@ impl Writer {
         times.into_iter().flatten().min().map_or(Wait::Forever, Wait::For)
     }
 
+    /// Whether there is something to sync when its time has come.
+    fn is_timed(&self) -> bool {
+        let Shared { options, buffer, .. } = &*self.shared;
+        matches!(options.fsync, Fsync::Interval(_)) && (self.tail.is_dirty() || buffer.len() > 0)
+    }
+
     fn is_due(&self) -> bool {
         let Fsync::Interval(interval) = self.shared.options.fsync else { return false };
         let now = self.shared.clock.now();
@@ -217,15 +248,18 @@ impl Writer {
         self.tail.is_dirty() && since.is_none_or(|since| since >= interval)
     }
 
-    /// Writes the beginning of the batch; whether somebody waits for it.
+    /// Hands the system what was taken of the log buffer and the beginning of the batch; whether somebody waits
+    /// for it.
     fn write(&mut self, ceiling: u64) -> io::Result<bool> {
         let raises = ceiling > self.ceiling;
-        let appends = self.batch.has_effects();
+        self.spills |= !self.batch.is_empty();
+        let appends = self.batch.has_effects() || !self.is_drained();
+        let before = self.next;
         if raises || appends && self.tail.synced > self.tail.marked {
             self.ceiling = self.ceiling.max(ceiling);
             self.mark()?;
         }
-        let (mut left, mut freed) = (BATCH, 0);
+        let (mut left, mut freed) = (BATCH, self.drain()?);
         let mut ended = Vec::new();
         let mut batch = mem::take(&mut self.batch);
         while left > 0
@@ -233,20 +267,42 @@ impl Writer {
         {
             match next {
                 Next::Effect(head, body) => {
-                    freed += self.acknowledge(mem::take(&mut ended))? + self.effect(&head, body)?;
-                    self.written.0 += 1;
-                    self.next = head.sequence + 1;
+                    freed += self.acknowledge(mem::take(&mut ended))?;
+                    freed += self.effect(&head, |tail| tail.put(&head, body))?;
                     left = left.saturating_sub(HEAD as u64 + head.body_len());
                 }
-                Next::Acknowledge(positions) => {
-                    ended.extend(positions.iter().map(|Position(sequence)| *sequence));
-                }
+                Next::Acknowledge(runs) => ended.extend(runs),
             }
         }
         self.batch = batch;
         freed += self.acknowledge(ended)?;
+        self.tail.flush()?;
+        self.shared.buffer.free(self.until);
         self.shared.room.give_back(freed);
-        Ok(raises || appends)
+        Ok(raises || self.next > before)
+    }
+
+    /// Writes what was taken of the log buffer. Gives back the room of what it supersedes.
+    fn drain(&mut self) -> io::Result<u64> {
+        let (shared, mut freed) = (self.shared.clone(), 0);
+        let mut at = shared.buffer.start();
+        while at < self.until {
+            let (head, body) = shared
+                .buffer
+                .read(at)
+                .map_err(|defect| io::Error::new(io::ErrorKind::InvalidData, defect.text()))?;
+            at = body.end;
+            if head.kind == Kind::Acknowledged {
+                let mut bytes = Vec::new();
+                shared.buffer.read_body(&head, body.start, &mut bytes);
+                freed += self.acknowledge(format::decode_runs(&bytes).collect())?;
+            } else if head.sequence >= self.next {
+                // A start may find some that a segment has.
+                let add = |out: &mut Vec<u8>| shared.buffer.read_body(&head, body.start, out);
+                freed += self.effect(&head, |tail| tail.put_with(&head, add))?;
+            }
+        }
+        Ok(freed)
     }
 
     /// Says how much is synced, and which versions may have been issued.
@@ -260,37 +316,58 @@ impl Writer {
             deadline: oldest,
             ..Head::bare(Kind::Mark, 0)
         };
-        self.put(&head, &[])?;
+        self.put(&head, |tail| tail.put(&head, &[]))?;
         self.tail.marked = synced;
         Ok(())
     }
 
-    /// Writes an effect's record; gives back the room of what it supersedes.
-    fn effect(&mut self, head: &Head, body: &[u8]) -> io::Result<u64> {
+    /// Writes the record of an effect that wasn't written before; gives back the room of what it supersedes.
+    fn effect(
+        &mut self,
+        head: &Head,
+        put: impl FnOnce(&mut Tail) -> io::Result<u64>,
+    ) -> io::Result<u64> {
+        let freed = self.record(head, put)?;
+        self.written.0 += 1;
+        self.next = head.sequence + 1;
+        Ok(freed)
+    }
+
+    /// Writes an effect's record, and notes where it stands.
+    fn record(
+        &mut self,
+        head: &Head,
+        put: impl FnOnce(&mut Tail) -> io::Result<u64>,
+    ) -> io::Result<u64> {
         self.make_room(HEAD as u64 + head.body_len())?;
-        let at = self.put(head, body)?;
+        let at = self.put(head, put)?;
         let segment = self.ledger.newest().map_or(0, |segment| segment.id);
         Ok(self.ledger.put(head.sequence, recover::place(segment, at, head), head.supersedes))
     }
 
-    /// Writes down what the store has, the oldest first: whatever part of it survives, no older effect of
-    /// a key is left where a newer one is gone. Gives back their room.
-    fn acknowledge(&mut self, mut sequences: Vec<u64>) -> io::Result<u64> {
+    /// Writes down what the store has, the oldest first. Gives back the room of it.
+    fn acknowledge(&mut self, runs: Vec<(u64, u64)>) -> io::Result<u64> {
+        let mut sequences: Vec<u64> =
+            runs.iter().flat_map(|(first, last)| *first..self.next.min(last + 1)).collect();
         sequences.sort_unstable();
-        sequences.dedup();
         sequences.retain(|sequence| self.ledger.place(*sequence).is_some());
         let mut freed = 0;
         for runs in format::runs(&sequences).chunks(MAX_RUNS) {
             let body = format::encode_runs(runs);
             self.make_room((HEAD + body.len()) as u64)?;
-            self.put(&Head::bare(Kind::Acknowledged, body.len() as u32), &body)?;
+            let head = Head::bare(Kind::Acknowledged, body.len() as u32);
+            self.put(&head, |tail| tail.put(&head, &body))?;
             freed += runs.iter().map(|(first, last)| self.ledger.end(*first..=*last)).sum::<u64>();
         }
         Ok(freed)
     }
 
-    fn put(&mut self, head: &Head, body: &[u8]) -> io::Result<u64> {
-        let at = self.tail.put(head, body)?;
+    fn put(
+        &mut self,
+        head: &Head,
+        put: impl FnOnce(&mut Tail) -> io::Result<u64>,
+    ) -> io::Result<u64> {
+        let at = put(&mut self.tail)?;
         let bytes = HEAD as u64 + head.body_len();
         self.ledger.grow(bytes);
         self.written.1 += bytes;
@@ -397,7 +474,8 @@ impl Writer {
                 Ok(read) => read,
                 Err(why) => return self.stuck(id, &why),
             };
-            let freed = self.effect(&Head { copy: true, ..head }, &body)?;
+            let head = Head { copy: true, ..head };
+            let freed = self.record(&head, |tail| tail.put(&head, &body))?;
             debug_assert_eq!(freed, u64::from(place.len) + MEMORY, "it takes its original's room");
             self.shared.counters.compacted.fetch_add(1, Relaxed);
         }

@@ -83,11 +83,13 @@ impl Model {
         // An older one that isn't named would be left behind if the named one went.
         let supersedes = live.last().copied().filter(|_| names && live.len() == 1);
         let effect = Effect { db: 0, key, change, supersedes: supersedes.map(Position) };
+        let append = if version.is_multiple_of(3) { append } else { append_only };
         let position = append(&self.journal, effect.clone()).expect("room");
+        let durable = self.journal.is_synced(position);
         if let Some(older) = supersedes.and_then(|older| self.known.get_mut(&older)) {
             older.superseded_by = Some(position.0);
         }
-        let known = Known { effect, durable: false, acknowledged: false, superseded_by: None };
+        let known = Known { effect, durable, acknowledged: false, superseded_by: None };
         self.known.insert(position.0, known);
     }
 

@@ -63,11 +63,17 @@ fn a_write_that_fails_poisons() {
         write(&journal, put("k", "written", 1));
         let fault = if full { &faults.full } else { &faults.fail_writes };
         fault.store(1, Relaxed);
-        let lost = append(&journal, put("k", "lost", 2)).expect("appended");
+        let kept = write(&journal, put("k", "kept", 2));
+        let long = "v".repeat(5000);
+        let lost = append(&journal, put("k", &long, 3)).expect("appended");
         is_poisoned(&journal, &faults, lost);
+        assert_eq!(wait(journal.synced(kept)), Ok(()));
         drop(journal);
+        // What was acknowledged is in the log buffer; what had no room there wasn't.
         let (_, replayed, report) = open(&disk, options(Fsync::Never));
-        assert_eq!(values(&replayed), [(1, "k".into(), Some("written".into()))]);
+        let expected =
+            [(1, "k".into(), Some("written".into())), (2, "k".into(), Some("kept".into()))];
+        assert_eq!(values(&replayed), expected);
         assert_eq!(report.torn.is_some(), !full);
     }
 }

@@ -23,7 +23,8 @@ const SOON: Duration = Duration::from_millis(1);
 const LATE: Duration = Duration::from_secs(600);
 
 fn options(fsync: Fsync) -> Options {
-    Options { fsync, segment: 1024, limit: 1 << 20, ceiling_ahead: 100, ..Options::new(DIR) }
+    let (segment, limit, buffer) = (1024, 1 << 20, 4096);
+    Options { fsync, segment, limit, buffer, ceiling_ahead: 100, ..Options::new(DIR) }
 }
 
 fn try_open(disk: &Memory, options: Options) -> Result<(Journal, Replay), Error> {
@@ -77,13 +78,17 @@ fn put(key: &str, value: &str, version: u64) -> Effect {
 }
 
 fn append(journal: &Journal, effect: Effect) -> Result<Position, JournalError> {
-    let cost = Journal::cost(effect.key.len(), effect.change.value_len());
-    let mut reservation = journal.try_reserve(cost)?;
-    let now = journal.shared.clock.now();
-    let position = journal.append(&mut reservation, &effect.borrowed(now))?;
+    let position = append_only(journal, effect)?;
     // As one who waits does.
     journal.shared.rouse();
     Ok(position)
+}
+
+fn append_only(journal: &Journal, effect: Effect) -> Result<Position, JournalError> {
+    let cost = Journal::cost(effect.key.len(), effect.change.value_len());
+    let mut reservation = journal.try_reserve(cost)?;
+    let now = journal.shared.clock.now();
+    journal.append(&mut reservation, &effect.borrowed(now))
 }
 
 /// Appends, and waits until it is durable.

@@ -382,7 +382,12 @@ impl Line {
     /// The place of a key's unflushed change in the journal, if that isn't durable by the policy yet.
     pub fn unsynced(&self, key: &[u8]) -> Option<Position> {
         let position = self.position(key)?;
-        (!self.common.journal.is_synced(position)).then_some(position)
+        (!self.is_synced(position)).then_some(position)
+    }
+
+    /// Whether a change is durable by the policy.
+    pub fn is_synced(&self, position: Position) -> bool {
+        self.common.journal.is_synced(position)
     }
 
     /// Takes a change of a key in, now (unix milliseconds): into the journal, and into the overlay. Call it

@@ -14,7 +14,7 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{Disk, File};
+use super::{Disk, File, map::Map};
 
 /// What is wrong with a disk, changed while it is in use.
 #[derive(Debug, Default)]
@@ -161,6 +161,10 @@ impl<D: Disk> Disk for Faulty<D> {
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         self.faults.sync()?;
         self.inner.sync_dir(dir)
+    }
+
+    fn map(&self, path: &Path, words: usize) -> io::Result<Map> {
+        self.inner.map(path, words)
     }
 
     fn boot(&self) -> u64 {

@@ -9,12 +9,15 @@ use std::{
     ffi::OsString,
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use parking_lot::Mutex;
 
-use super::{Disk, File};
+use super::{Disk, File, map::Map};
 
 /// What a device writes whole or not at all, at least.
 const SECTOR: usize = 512;
@@ -27,6 +30,26 @@ pub struct Memory(Arc<Mutex<Names>>, u64);
 struct Names {
     now: BTreeMap<PathBuf, Content>,
     synced: BTreeMap<PathBuf, Content>,
+    /// What is mapped, apart from the files.
+    maps: BTreeMap<PathBuf, Arc<[AtomicU64]>>,
+}
+
+impl Names {
+    /// Copies of what is mapped, but for the sectors that `keeps` says no of.
+    fn copied_maps(&self, mut keeps: impl FnMut() -> bool) -> BTreeMap<PathBuf, Arc<[AtomicU64]>> {
+        let mut copied = |(path, words): (&PathBuf, &Arc<[AtomicU64]>)| {
+            let copy: Arc<[AtomicU64]> = words.iter().map(|_| AtomicU64::new(0)).collect();
+            for (to, from) in copy.chunks(SECTOR / 8).zip(words.chunks(SECTOR / 8)) {
+                if keeps() {
+                    to.iter()
+                        .zip(from)
+                        .for_each(|(to, from)| to.store(from.load(Relaxed), Relaxed));
+                }
+            }
+            (path.clone(), copy)
+        };
+        self.maps.iter().map(&mut copied).collect()
+    }
 }
 
 type Content = Arc<Mutex<Bytes>>;
@@ -50,6 +73,8 @@ impl Memory {
     /// Another disk, with what is there after the process was killed: all that was written.
     pub fn after_kill(&self) -> Self {
         let names = self.0.lock();
+        // Before the files, which what is mapped goes to: between the two it is in both.
+        let maps = names.copied_maps(|| true);
         let copied: BTreeMap<PathBuf, Content> = names
             .now
             .iter()
@@ -57,7 +82,7 @@ impl Memory {
             .collect();
         // What was synced of names that are gone can be told from what was never synced no more, so
         // the copy takes them to be synced: nobody loses power twice.
-        Self(Arc::new(Mutex::new(Names { synced: copied.clone(), now: copied })), self.1)
+        Self(Arc::new(Mutex::new(Names { synced: copied.clone(), now: copied, maps })), self.1)
     }
 
     /// Another disk, with what may be there after a power loss; `random` gives the choices.
@@ -73,7 +98,8 @@ impl Memory {
             };
             left.insert(path.clone(), content(&content_of.lock().survivor(&mut random)));
         }
-        Self(Arc::new(Mutex::new(Names { synced: left.clone(), now: left })), self.1 + 1)
+        let maps = names.copied_maps(|| random().is_multiple_of(2));
+        Self(Arc::new(Mutex::new(Names { synced: left.clone(), now: left, maps })), self.1 + 1)
     }
 
     /// What is in a file now.
@@ -140,11 +166,20 @@ impl Disk for Memory {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut names = self.0.lock();
-        let Names { now, synced } = &mut *names;
+        let Names { now, synced, .. } = &mut *names;
         synced.retain(|path, _| path.parent() != Some(dir));
         let inside = now.iter().filter(|(path, _)| path.parent() == Some(dir));
         synced.extend(inside.map(|(path, content)| (path.clone(), content.clone())));
         Ok(())
+    }
+
+    fn map(&self, path: &Path, words: usize) -> io::Result<Map> {
+        let mut names = self.0.lock();
+        let words = names
+            .maps
+            .entry(path.to_owned())
+            .or_insert_with(|| std::iter::repeat_with(AtomicU64::default).take(words).collect());
+        Ok(Map::of(words.clone()))
     }
 
     fn boot(&self) -> u64 {

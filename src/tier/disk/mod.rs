@@ -6,11 +6,14 @@
 
 pub mod buffer;
 pub mod faulty;
+pub mod map;
 pub mod memory;
 pub mod real;
 pub mod ring;
 
 use std::{ffi::OsString, io, os::fd::BorrowedFd, path::Path, sync::Arc};
+
+use map::Map;
 
 /// The alignment that direct reads and writes need, of place, length and memory alike: what every
 /// device and file system that we know of is content with.
@@ -37,6 +40,11 @@ pub trait Disk: Send + Sync {
     }
     /// Brings the names in a directory, those that are new and those that are gone, onto the device.
     fn sync_dir(&self, _dir: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    /// Maps so many words of a file, made if it isn't there: what is stored there outlives the process. A power
+    /// loss may leave any of it, in any state.
+    fn map(&self, _path: &Path, _words: usize) -> io::Result<Map> {
         Err(io::ErrorKind::Unsupported.into())
     }
     /// A number that changes where what was never synced may be lost: at each start of the machine. 0: it

@@ -13,7 +13,7 @@ use std::{
 
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
 
-use super::{Disk, File};
+use super::{Disk, File, map::Map};
 
 /// The system's file system.
 pub struct Real;
@@ -57,6 +57,10 @@ impl Disk for Real {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         sync_dir(dir)
+    }
+
+    fn map(&self, path: &Path, words: usize) -> io::Result<Map> {
+        Map::open(path, words)
     }
 
     fn boot(&self) -> u64 {

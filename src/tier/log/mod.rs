@@ -25,7 +25,6 @@
 pub mod admission;
 pub mod contents;
 pub mod index;
-pub mod map;
 pub mod queue;
 pub mod read;
 mod reclaim;

@@ -28,9 +28,8 @@ use std::{
 };
 
 use super::{
-    super::disk::{PAGE, real::boot_id},
+    super::disk::{PAGE, map::Map, real::boot_id},
     UNIT,
-    map::Map,
 };
 
 const MAGIC: u64 = u64::from_le_bytes(*b"LARDERL3");

@@ -3,15 +3,27 @@
 
 #![allow(unsafe_code, reason = "atomic words over mapped memory")]
 
-use std::{fs, io, os::unix::fs::OpenOptionsExt, path::Path, slice, sync::atomic::AtomicU64};
+use std::{
+    fs, io,
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    slice,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 use memmap2::{MmapOptions, MmapRaw};
 
 /// A mapped file of 64-bit words.
-pub struct Map {
-    map: MmapRaw,
-    /// Keeps other processes out while it is open.
-    _lock: fs::File,
+pub struct Map(Backing);
+
+enum Backing {
+    File {
+        map: MmapRaw,
+        /// Keeps other processes out while it is open.
+        _lock: fs::File,
+    },
+    /// That of a disk in memory.
+    Heap(Arc<[AtomicU64]>),
 }
 
 impl Map {
@@ -32,25 +44,38 @@ impl Map {
             Err(why) => return Err(why.into()),
         }
         let map = MmapOptions::new().len(len).map_raw(&file)?;
-        Ok(Self { map, _lock: file })
+        Ok(Self(Backing::File { map, _lock: file }))
+    }
+
+    /// Words that others may have, too.
+    pub fn of(words: Arc<[AtomicU64]>) -> Self {
+        Self(Backing::Heap(words))
     }
 
     /// The words.
     #[inline]
     pub fn words(&self) -> &[AtomicU64] {
-        // SAFETY: the mapping is page-aligned, `len` bytes long, lives as long as `self`, and is reached
-        // in no other way by this process; the lock keeps others of ours from it.
-        unsafe { slice::from_raw_parts(self.map.as_ptr().cast(), self.map.len() / 8) }
+        match &self.0 {
+            // SAFETY: the mapping is page-aligned, `len` bytes long, lives as long as `self`, and is
+            // reached in no other way by this process; the lock keeps others of ours from it.
+            Backing::File { map, .. } => unsafe {
+                slice::from_raw_parts(map.as_ptr().cast(), map.len() / 8)
+            },
+            Backing::Heap(words) => words,
+        }
     }
 
     /// Brings the words onto the device.
     pub fn sync(&self) -> io::Result<()> {
-        self.map.flush()
+        self.sync_part(self.words().len())
     }
 
     /// Brings some of the words onto the device.
     pub fn sync_part(&self, words: usize) -> io::Result<()> {
-        self.map.flush_range(0, words * 8)
+        match &self.0 {
+            Backing::File { map, .. } => map.flush_range(0, words * 8),
+            Backing::Heap(_) => Ok(()),
+        }
     }
 }
 
