@@ -42,7 +42,7 @@ use tokio::runtime::Handle;
 use crate::{
     clock::{self, Clock},
     error::ClientError,
-    journal::Reservation,
+    journal::{Journal, Reservation},
     policy::{Age, Namespace, NamespaceStats, Policies, Write},
     store::StoreError,
     tier::{
@@ -374,9 +374,10 @@ impl Cache {
         job: &Job<'_>,
         mut run: impl FnMut(&mut Tx<'_>) -> Result<(), Stop>,
     ) -> Result<(), Refusal> {
-        let result = match self.way(job) {
+        let (way, need) = self.way(job);
+        let result = match way {
             Way::None => self.try_with(job, &[], None, &mut run),
-            Way::Behind => self.try_behind(job, &mut run),
+            Way::Behind => self.try_behind(job, need, &mut run),
             Way::Through => Err(Refusal::Below.into()),
         };
         result.map_err(|failed| match failed {
@@ -390,9 +391,10 @@ impl Cache {
     fn try_behind(
         &self,
         job: &Job<'_>,
+        need: u64,
         run: &mut dyn FnMut(&mut Tx<'_>) -> Result<(), Stop>,
     ) -> Result<(), Failed> {
-        let Some(room) = self.journal_room_now(job)? else { return Err(Refusal::Below.into()) };
+        let Some(room) = self.journal_room_now(need)? else { return Err(Refusal::Below.into()) };
         let mut staging = Staging { room: Some(room), ..Staging::default() };
         let result = self.try_with(job, &[], Some(&mut staging), &mut &mut *run);
         self.account_unflushed();
@@ -569,23 +571,28 @@ impl Cache {
         Ok(true)
     }
 
-    /// How the command's writes come to their stores.
+    /// How the command's writes come to their stores, and the room that they need in the journal.
     #[inline]
-    fn way(&self, job: &Job<'_>) -> Way {
+    fn way(&self, job: &Job<'_>) -> (Way, u64) {
         if !job.writes || self.0.policies.is_empty() {
-            return Way::None;
+            return (Way::None, 0);
         }
-        let mut way = Way::None;
+        let (mut way, mut need) = (Way::None, 0);
         for (key, use_) in job.keys {
             let Some(namespace) = self.0.policies.of(job.db, key.bytes) else { continue };
             match namespace.write {
                 _ if *use_ == Use::Read => {}
                 Write::None => {}
-                Write::Behind => way = Way::Behind,
-                Write::Through | Write::Around => return Way::Through,
+                Write::Behind => {
+                    need += Journal::cost(key.bytes.len(), 0);
+                    if way == Way::None {
+                        way = Way::Behind;
+                    }
+                }
+                Write::Through | Write::Around => way = Way::Through,
             }
         }
-        way
+        (way, if need == 0 { 0 } else { need + job.room as u64 })
     }
 
     /// Fetches what some reads of one connection need, all at once. A key that fails does so for all of
@@ -611,10 +618,10 @@ impl Cache {
         ahead: &mut Ahead,
         mut run: impl FnMut(&mut Tx<'_>) -> Result<(), Stop>,
     ) -> Result<(), ClientError> {
-        let way = self.way(job);
+        let (way, need) = self.way(job);
         let turn = if way == Way::Through { Some(self.take_turns(job).await?) } else { None };
         let mut staging = Staging {
-            room: self.journal_room(job).await?,
+            room: self.journal_room(need).await?,
             waits_for_store: way == Way::Through,
             ..Staging::default()
         };

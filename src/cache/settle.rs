@@ -16,7 +16,7 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use super::{
-    Cache, Inner, Job, Refusal, Use,
+    Cache, Inner, Job, Refusal,
     counter::Counters,
     release::Release,
     turns::Turn,
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     error::ClientError,
-    journal::{Journal, JournalError, Reservation},
+    journal::{JournalError, Reservation},
     policy::{
         Namespace, NamespaceStats, TtlMeans, Write,
         behind::{Above, Behind, Update},
@@ -64,35 +64,19 @@ impl Cache {
         behind.start(self.0.runtime(), Arc::downgrade(&self.0), &self.0.vitals);
     }
 
-    /// The room in the journal that the command will need; `None`: it needs none.
-    fn journal_need(&self, job: &Job<'_>) -> Option<(&Behind, u64)> {
-        let behind = self.0.policies.behind()?;
-        let mut need = 0;
-        for (key, use_) in job.keys.iter().filter(|_| job.writes) {
-            let namespace = self.0.policies.of(job.db, key.bytes);
-            if *use_ != Use::Read && namespace.is_some_and(|found| found.write == Write::Behind) {
-                need += Journal::cost(key.bytes.len(), 0);
-            }
-        }
-        (need > 0).then(|| (&**behind, need + job.room as u64))
-    }
-
-    /// Takes room in the journal if there is some now; `None`: there isn't.
-    pub(super) fn journal_room_now(&self, job: &Job<'_>) -> Result<Option<Reservation>, Refusal> {
-        let Some((behind, need)) = self.journal_need(job) else { return Ok(None) };
-        match behind.journal().try_reserve(need) {
+    /// Admits a command to the journal that needs so much room, if there is some now; `None`: there isn't.
+    pub(super) fn journal_room_now(&self, need: u64) -> Result<Option<Reservation>, Refusal> {
+        let Some(behind) = self.0.policies.behind().filter(|_| need > 0) else { return Ok(None) };
+        match behind.journal().admit(need) {
             Ok(room) => Ok(Some(room)),
             Err(JournalError::Full) => Ok(None),
             Err(why) => Err(Refusal::Client(why.client_error())),
         }
     }
 
-    /// Takes room in the journal, if the command will need some, and waits for it.
-    pub(super) async fn journal_room(
-        &self,
-        job: &Job<'_>,
-    ) -> Result<Option<Reservation>, ClientError> {
-        let Some((behind, need)) = self.journal_need(job) else { return Ok(None) };
+    /// Takes so much room in the journal, and waits for it; `None`: the command needs none.
+    pub(super) async fn journal_room(&self, need: u64) -> Result<Option<Reservation>, ClientError> {
+        let Some(behind) = self.0.policies.behind().filter(|_| need > 0) else { return Ok(None) };
         let patience = Duration::from_millis(self.0.journal_patience.load(Relaxed));
         let room = behind.journal().reserve(need, patience).await;
         room.map(Some).map_err(|why| why.client_error())
@@ -102,6 +86,9 @@ impl Cache {
     pub(super) fn account_unflushed(&self) {
         let Some(behind) = self.0.policies.behind() else { return };
         let bytes = behind.bytes();
+        if self.0.unflushed.load(Relaxed) == bytes {
+            return;
+        }
         let old = self.0.unflushed.swap(bytes, Relaxed);
         if old != bytes {
             self.0.memory.account(old, bytes, self.0.clock.now());

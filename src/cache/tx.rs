@@ -723,9 +723,14 @@ impl Drop for Tx<'_> {
 }
 
 fn settle(memory: &Memory, held: &mut Held<'_>) {
-    for db in 0..memory.databases() {
-        if held.changed >> (db % 64) & 1 == 1 && held.core.shelf(db).is_some() {
-            memory.report(memory.shelf(held.stripe, &mut held.core, db));
+    let mut changed = held.changed;
+    while changed != 0 {
+        let first = changed.trailing_zeros() as usize;
+        changed &= changed - 1;
+        for db in (first..memory.databases()).step_by(64) {
+            if held.core.shelf(db).is_some() {
+                memory.report(memory.shelf(held.stripe, &mut held.core, db));
+            }
         }
     }
 }

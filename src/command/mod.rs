@@ -105,6 +105,8 @@ pub const TIDY_EVERY: Duration = Duration::from_millis(100);
 
 /// Arguments of a command that is fast whatever its class.
 const FEW: usize = 16;
+/// Bytes of the arguments of a command that isn't slow as a class.
+const LONG: usize = 64 * 1024;
 /// So many calls of each command are all timed.
 const FIRST_CALLS: u64 = 64;
 
@@ -255,11 +257,14 @@ pub fn dispatch(
     next
 }
 
-/// Whether a command is timed, and for how many it counts: slow classes, long argument lists and the first few
-/// of each command always, the others if the slow log asks for it, or as samples.
+/// Whether a command is timed, and for how many it counts: slow classes, long arguments and the first few of each
+/// command always, the others if the slow log asks for it, or as samples.
 #[inline]
 fn times(session: &Session, entry: &Entry, args: Args<'_>) -> Option<u64> {
-    if !entry.row.flags.has(Flags::FAST) || session.times_each || args.len() > FEW {
+    if !entry.is_brief || session.times_each || args.len() > FEW {
+        return Some(1);
+    }
+    if !entry.row.flags.has(Flags::FAST) && args.bytes() > LONG {
         return Some(1);
     }
     if !session.tracks {

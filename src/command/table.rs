@@ -7,8 +7,9 @@ use std::sync::LazyLock;
 
 use super::{
     bitfield, bits, breaker_command, connection, dead_letter_command, dump, expire, keys, keyspace,
-    lcs, namespace_command, object, relocate, row::Row, scan, server, strings, strings_many,
-    strings_number, strings_range, tiers, traffic,
+    lcs, namespace_command, object, relocate,
+    row::{Flags, Group, Row},
+    scan, server, strings, strings_many, strings_number, strings_range, tiers, traffic,
 };
 
 /// A row and its place among all rows, subcommands included.
@@ -20,6 +21,9 @@ pub struct Entry {
     pub index: u16,
     /// The index of the command that it is a subcommand of.
     pub parent: Option<u16>,
+    /// It takes so little that looking at the clock for each would be felt: what Redis calls fast, and what does
+    /// as little, as SET does.
+    pub is_brief: bool,
 }
 
 impl Entry {
@@ -96,19 +100,29 @@ fn slot_of(name: &[u8]) -> usize {
     (word.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 54) as usize
 }
 
+fn is_brief(row: &Row) -> bool {
+    let is_like_set = row.group == Group::String && row.complexity == "O(1)";
+    row.flags.has(Flags::FAST) || is_like_set
+}
+
 impl Table {
     fn new() -> Self {
         let mut table = Self { entries: Vec::new(), slots: vec![0; SLOTS] };
         for row in families() {
             let index = table.entries.len() as u16;
-            table.entries.push(Entry { row, index, parent: None });
+            table.entries.push(Entry { row, index, parent: None, is_brief: is_brief(row) });
             let mut slot = slot_of(row.name.as_bytes());
             while table.slots[slot] != 0 {
                 slot = (slot + 1) % SLOTS;
             }
             table.slots[slot] = index + 1;
             for (step, row) in row.subcommands().iter().enumerate() {
-                let entry = Entry { row, index: index + 1 + step as u16, parent: Some(index) };
+                let entry = Entry {
+                    row,
+                    index: index + 1 + step as u16,
+                    parent: Some(index),
+                    is_brief: is_brief(row),
+                };
                 table.entries.push(entry);
             }
         }

@@ -7,8 +7,8 @@ use crate::store::{Change, MAX_KEY, Record};
 
 /// The first bytes of a segment.
 pub const MAGIC: [u8; 8] = *b"LARDERJN";
-/// The format that this program writes, and the only one that it reads.
-pub const FORMAT: u16 = 1;
+/// The formats of segments: those that have a log buffer beside them are of the second.
+pub const FORMATS: [u16; 2] = [1, 2];
 /// Bytes of a segment's head, and of a record's.
 pub const HEAD: usize = 64;
 /// The first bytes of a record, to find the next one behind damage.
@@ -37,6 +37,8 @@ pub struct SegmentHead {
     pub ceiling: u64,
     /// The start of the machine during which it was written; see [`crate::tier::disk::Disk::boot`].
     pub boot: u64,
+    /// Whether what comes behind it may be in a log buffer.
+    pub is_buffered: bool,
 }
 
 /// Why bytes are no segment's head.
@@ -161,7 +163,8 @@ impl SegmentHead {
     pub fn encode(&self) -> [u8; HEAD] {
         let mut out = [0; HEAD];
         out[..8].copy_from_slice(&MAGIC);
-        out[8..10].copy_from_slice(&FORMAT.to_le_bytes());
+        let format = FORMATS[usize::from(self.is_buffered)];
+        out[8..10].copy_from_slice(&format.to_le_bytes());
         let words = [self.id, self.salt, self.next, self.previous_len, self.ceiling, self.boot];
         for (place, word) in out[16..].chunks_exact_mut(8).zip(words) {
             place.copy_from_slice(&word.to_le_bytes());
@@ -177,7 +180,7 @@ impl SegmentHead {
             return Err(Foreign::Magic);
         }
         let format = word::<2>(bytes, 8) as u16;
-        if format != FORMAT {
+        if !FORMATS.contains(&format) {
             return Err(Foreign::Format(format));
         }
         if word::<4>(bytes, 12) != u64::from(head_sum(&Salted::new(0), bytes, 12..16)) {
@@ -190,6 +193,7 @@ impl SegmentHead {
             previous_len: word::<8>(bytes, 40),
             ceiling: word::<8>(bytes, 48),
             boot: word::<8>(bytes, 56),
+            is_buffered: format == FORMATS[1],
         })
     }
 }
@@ -238,18 +242,11 @@ impl Head {
     }
 
     /// Its bytes, in front of a body with this checksum.
+    #[inline]
     pub fn encode(&self, salt: &Salted, body_sum: u32) -> [u8; HEAD] {
-        let mut out = self.plain();
-        out[8..12].copy_from_slice(&body_sum.to_le_bytes());
-        let sum = head_sum(salt, &out, 4..8);
-        out[4..8].copy_from_slice(&sum.to_le_bytes());
-        out
-    }
-
-    /// Its bytes without checksums.
-    pub fn plain(&self) -> [u8; HEAD] {
         let mut out = [0; HEAD];
         out[..4].copy_from_slice(&MARKER);
+        out[8..12].copy_from_slice(&body_sum.to_le_bytes());
         out[12] = self.kind as u8;
         out[13] = if self.copy { COPY } else { 0 };
         out[14..16].copy_from_slice(&self.db.to_le_bytes());
@@ -259,6 +256,8 @@ impl Head {
         }
         out[56..60].copy_from_slice(&self.key_len.to_le_bytes());
         out[60..].copy_from_slice(&self.value_len.to_le_bytes());
+        let sum = head_sum(salt, &out, 4..8);
+        out[4..8].copy_from_slice(&sum.to_le_bytes());
         out
     }
 
@@ -368,8 +367,15 @@ mod tests {
 
     #[test]
     fn heads_come_back_and_no_flipped_bit_passes() {
-        let segment =
-            SegmentHead { id: 3, salt: 5, next: 9, previous_len: 77, ceiling: 1 << 60, boot: 8 };
+        let segment = SegmentHead {
+            id: 3,
+            salt: 5,
+            next: 9,
+            previous_len: 77,
+            ceiling: 1 << 60,
+            boot: 8,
+            is_buffered: true,
+        };
         let mut bytes = segment.encode();
         assert_eq!(SegmentHead::decode(&bytes), Ok(segment));
         for bit in 0..HEAD * 8 {

@@ -5,20 +5,20 @@
 //! came. It is a ring of 64-bit words; positions count words and only grow.
 //!
 //! ```text
-//! word 0         1             2      3       4     5..8   8
-//!  +-----------+-------------+------+-------+-----+------+--------+--------+-----
-//!  | LARDERLB  | format: 1   | boot | start | end | 0    | record | record | ...
-//!  | magic     |             |      |       |     |      |        |        |
-//!  +-----------+-------------+------+-------+-----+------+--------+--------+-----
+//! word 0         1        2      3       4     5      6          7   8
+//!  +-----------+--------+------+-------+-----+------+----------+---+--------+--------+-----
+//!  | LARDERLB  | format | boot | start | end | salt | words of | 0 | record | record | ...
+//!  | magic     | : 1    |      |       |     |      | the ring |   |        |        |
+//!  +-----------+--------+------+-------+-----+------+----------+---+--------+--------+-----
 //!
-//! record: the head that it has in a segment (8 words), without checksums | key | value,
-//!         key and value each filled up to whole words
+//! record: as in a segment, but key and value are each filled up to whole words
 //! ```
 //!
 //! A record is here from when `end` is behind it, which is stored last; and no more from when `start` is,
 //! which is stored when the system has it in a segment. A kill may fall between: who reads tells by the
-//! sequence number what is in both. Memory that outlives a process is as the process left it, so there is
-//! nothing to check; after a power loss, which `boot` tells, there is nothing to read.
+//! sequence number what is in both. What a process leaves is whole. A start of the machine, which `boot`
+//! tells, leaves it whole if it was an orderly one, and in pieces after a power loss: then checksums tell how far
+//! it can be used.
 
 use std::{
     io,
@@ -30,8 +30,11 @@ use std::{
     },
 };
 
-use super::format::{Defect, HEAD, Head, Kind};
-use crate::tier::disk::{Disk, map::Map};
+use super::format::{Defect, HEAD, Head, Kind, MAX_NUMBER, Salted};
+use crate::tier::{
+    disk::{Disk, PAGE, map::Map},
+    log::random,
+};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"LARDERLB");
 const FORMAT: u64 = 1;
@@ -44,13 +47,24 @@ const HEAD_WORDS: u64 = (HEAD / WORD) as u64;
 const BOOT: usize = 2;
 const START: usize = 3;
 const END: usize = 4;
+const SALT: usize = 5;
+const RING: usize = 6;
 
 /// Records that aren't in a segment yet. One puts them in and another one takes them out, at the same time
 /// if they like.
 pub(super) struct LogBuffer {
     map: Map,
     mask: u64,
+    boot: u64,
     lasts: bool,
+    /// What checksums of what was found begin with.
+    former: Salted,
+    /// The same of what is put in.
+    salt: u64,
+    salted: Salted,
+    /// What the machine was started for the last time before this was written.
+    is_of_boot: bool,
+    is_new: bool,
 }
 
 /// The effects that a start finds and no segment has.
@@ -63,6 +77,8 @@ pub(super) struct Left {
     /// How many they are, and their bytes in a segment.
     pub count: u64,
     pub bytes: u64,
+    /// Bytes that a power loss has made useless.
+    pub dropped: u64,
 }
 
 /// The name of the log buffer.
@@ -80,42 +96,118 @@ fn words_of(head: &Head) -> u64 {
     HEAD_WORDS + words(head.key_len) + words(head.value_len)
 }
 
+/// Bytes into the first of these words; the last is filled up.
+fn store(words: &[AtomicU64], bytes: &[u8]) {
+    let (whole, rest) = bytes.as_chunks::<WORD>();
+    for (word, chunk) in words.iter().zip(whole) {
+        word.store(u64::from_ne_bytes(*chunk), Relaxed);
+    }
+    if let Some(word) = words.get(whole.len()).filter(|_| !rest.is_empty()) {
+        let mut last = [0; WORD];
+        last[..rest.len()].copy_from_slice(rest);
+        word.store(u64::from_ne_bytes(last), Relaxed);
+    }
+}
+
+/// The first of these words, as whole ones.
+fn load(words: &[AtomicU64], out: &mut [u8]) {
+    for (chunk, word) in out.as_chunks_mut::<WORD>().0.iter_mut().zip(words) {
+        *chunk = word.load(Relaxed).to_ne_bytes();
+    }
+}
+
+/// Whether a file system can't map files, or not for one process alone.
+fn is_unsupported(why: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let codes = [Errno::NODEV, Errno::OPNOTSUPP, Errno::NOLCK, Errno::NOSYS];
+    why.kind() == io::ErrorKind::Unsupported
+        || codes.iter().any(|code| why.raw_os_error() == Some(code.raw_os_error()))
+}
+
 impl LogBuffer {
-    /// Maps a buffer for this many bytes of records, a power of two. What an earlier start of the machine left
-    /// in it is gone.
+    /// Maps a buffer for this many bytes of records, a power of two. Nothing may be put in before
+    /// [`LogBuffer::begin`].
     pub fn open(disk: &dyn Disk, path: &Path, bytes: usize) -> io::Result<Self> {
         let ring = (bytes / WORD).next_power_of_two();
-        let map = disk.map(path, RECORDS + ring)?;
-        let boot = disk.boot();
-        // Where nobody knows whether the machine was started since, nobody knows what it is.
-        let buffer = Self { map, mask: ring as u64 - 1, lasts: boot != 0 };
-        match (buffer.head(0).load(Relaxed), buffer.head(1).load(Relaxed)) {
-            (0, _) | (MAGIC, FORMAT) => {}
-            (MAGIC, format) => {
-                let text =
-                    format!("format {format} of the log buffer, this program knows {FORMAT}");
-                return Err(io::Error::other(text));
+        let (map, can_last) = match disk.map(path, RECORDS + ring) {
+            Err(why) if is_unsupported(&why) => {
+                tracing::warn!(
+                    "journal: {} can't be mapped, so replies wait until changes are written: {why}",
+                    path.display()
+                );
+                let words = std::iter::repeat_with(AtomicU64::default).take(RECORDS + ring);
+                (Map::of(words.collect()), false)
             }
-            _ => return Err(io::Error::other("it is no log buffer")),
-        }
-        if !buffer.lasts
-            || buffer.head(0).load(Relaxed) == 0
-            || buffer.head(BOOT).load(Relaxed) != boot
-        {
-            // As one that is used no more until all of it is set.
-            buffer.head(BOOT).store(0, Release);
-            buffer.head(START).store(0, Release);
-            buffer.head(END).store(0, Release);
-            buffer.head(1).store(FORMAT, Release);
-            buffer.head(0).store(MAGIC, Release);
-            buffer.head(BOOT).store(boot, Release);
-        }
-        Ok(buffer)
+            map => (map?, true),
+        };
+        let (boot, salt) = (disk.boot(), random());
+        let mut buffer = Self {
+            map,
+            mask: ring as u64 - 1,
+            boot,
+            // Where nobody knows whether the machine was started since, nobody knows what is whole.
+            lasts: can_last && boot != 0,
+            former: Salted::new(0),
+            salt,
+            salted: Salted::new(salt),
+            is_of_boot: false,
+            is_new: false,
+        };
+        let word = |at: usize| buffer.head(at).load(Relaxed);
+        let [magic, format, words] = [0, 1, RING].map(word);
+        let (is_empty, former, was) = (word(START) == word(END), word(SALT), word(BOOT));
+        let text = match (magic, format) {
+            (0, _) => {
+                buffer.is_new = true;
+                buffer.clear();
+                return Ok(buffer);
+            }
+            (MAGIC, FORMAT) if words == ring as u64 => {
+                buffer.former = Salted::new(former);
+                buffer.is_of_boot = boot != 0 && was == boot;
+                return Ok(buffer);
+            }
+            (MAGIC, FORMAT) if is_empty => {
+                buffer.clear();
+                return Ok(buffer);
+            }
+            (MAGIC, FORMAT) => "it holds changes, and is of another size".into(),
+            (MAGIC, format) => format!("format {format}, this program knows {FORMAT}"),
+            _ => "it is no log buffer".into(),
+        };
+        Err(io::Error::other(text))
+    }
+
+    /// Forgets what it has, whatever it is.
+    pub fn clear(&self) {
+        // As one that nobody knows, until all of it is set.
+        self.head(0).store(0, Release);
+        self.head(START).store(0, Release);
+        self.head(END).store(0, Release);
+        self.head(RING).store(self.mask + 1, Release);
+        self.head(1).store(FORMAT, Release);
+        self.head(0).store(MAGIC, Release);
+    }
+
+    /// From now on records are put in. It is empty.
+    pub fn begin(&self) {
+        self.head(SALT).store(self.salt, Release);
+        self.head(BOOT).store(self.boot, Release);
+    }
+
+    /// Whether there was none.
+    pub fn is_new(&self) -> bool {
+        self.is_new
     }
 
     /// Whether what is put in outlives the process.
     pub fn lasts(&self) -> bool {
         self.lasts
+    }
+
+    /// The salt of the checksums of what is put in.
+    pub fn salt(&self) -> u64 {
+        self.salt
     }
 
     #[inline]
@@ -140,59 +232,77 @@ impl LogBuffer {
 
     /// Bytes that are taken.
     pub fn len(&self) -> u64 {
-        (self.end() - self.start()) * WORD as u64
+        // In this order: of what comes and goes meanwhile, some is counted that isn't there any more.
+        let start = self.start();
+        self.end().saturating_sub(start).min(self.mask + 1) * WORD as u64
     }
 
-    /// Puts a record behind the others, if there is room. One at a time.
-    pub fn put(&self, head: &Head, key: &[u8], value: &[u8]) -> bool {
+    /// The checksum that a record's body has here.
+    pub fn sum(&self, key: &[u8], value: &[u8]) -> u32 {
+        let mut sum = self.salted.begin();
+        sum.update(key);
+        sum.update(value);
+        sum.finalize()
+    }
+
+    /// Puts a record, of whose body this is the checksum, behind the others, if there is room. One at a time.
+    pub fn put(&self, head: &Head, sum: u32, key: &[u8], value: &[u8]) -> bool {
         let (end, needs) = (self.end(), words_of(head));
         if needs > self.mask + 1 - (end - self.start()) {
             return false;
         }
-        self.store(end, &head.plain());
+        self.store(end, &head.encode(&self.salted, sum));
         self.store(end + HEAD_WORDS, key);
         self.store(end + HEAD_WORDS + words(head.key_len), value);
         self.head(END).store(end + needs, Release);
         true
     }
 
-    fn store(&self, mut at: u64, bytes: &[u8]) {
+    fn store(&self, at: u64, bytes: &[u8]) {
+        let (near, far) = self.from(at);
+        let (first, rest) = bytes.split_at(bytes.len().min(near.len() * WORD));
+        store(near, first);
+        store(far, rest);
+    }
+
+    /// The ring from a place to its end, and what comes then.
+    fn from(&self, at: u64) -> (&[AtomicU64], &[AtomicU64]) {
         let ring = self.ring();
-        let (whole, rest) = bytes.as_chunks::<WORD>();
-        for chunk in whole {
-            ring[(at & self.mask) as usize].store(u64::from_ne_bytes(*chunk), Relaxed);
-            at += 1;
-        }
-        if !rest.is_empty() {
-            let mut last = [0; WORD];
-            last[..rest.len()].copy_from_slice(rest);
-            ring[(at & self.mask) as usize].store(u64::from_ne_bytes(last), Relaxed);
-        }
+        (&ring[(at & self.mask) as usize..], ring)
     }
 
     /// The head of the record at a place between start and end, and the places of its key and value.
     pub fn read(&self, at: u64) -> Result<(Head, Range<u64>), Defect> {
         let mut bytes = [0; HEAD];
-        for (chunk, at) in bytes.as_chunks_mut::<WORD>().0.iter_mut().zip(at..) {
-            *chunk = self.ring()[(at & self.mask) as usize].load(Relaxed).to_ne_bytes();
-        }
+        self.load(at, &mut bytes);
         let head = Head::read(&bytes)?;
         Ok((head, at + HEAD_WORDS..at + words_of(&head)))
     }
 
     /// Adds the key and value of a record to these bytes.
     pub fn read_body(&self, head: &Head, at: u64, out: &mut Vec<u8>) {
-        self.load(at, head.key_len, out);
-        self.load(at + words(head.key_len), head.value_len, out);
+        self.add(at, head.key_len, out);
+        self.add(at + words(head.key_len), head.value_len, out);
     }
 
-    fn load(&self, at: u64, len: u32, out: &mut Vec<u8>) {
-        let end = out.len() + len as usize;
-        for at in at..at + words(len) {
-            let word = self.ring()[(at & self.mask) as usize].load(Relaxed);
-            out.extend_from_slice(&word.to_ne_bytes());
-        }
-        out.truncate(end);
+    /// Adds a record that was put in since it was begun, as a segment with its salt has it.
+    pub fn read_whole(&self, head: &Head, body: u64, out: &mut Vec<u8>) {
+        self.add(body - HEAD_WORDS, HEAD as u32, out);
+        self.read_body(head, body, out);
+    }
+
+    fn add(&self, at: u64, len: u32, out: &mut Vec<u8>) {
+        let from = out.len();
+        out.resize(from + words(len) as usize * WORD, 0);
+        self.load(at, &mut out[from..]);
+        out.truncate(from + len as usize);
+    }
+
+    fn load(&self, at: u64, out: &mut [u8]) {
+        let (near, far) = self.from(at);
+        let (first, rest) = out.split_at_mut(out.len().min(near.len() * WORD));
+        load(near, first);
+        load(far, rest);
     }
 
     /// The system has what stands before this place in a segment.
@@ -200,42 +310,92 @@ impl LogBuffer {
         self.head(START).store(until, Release);
     }
 
-    /// Looks at what was left behind the effects that segments have.
-    pub fn left(&self, next: u64) -> Result<Left, Defect> {
-        let (mut at, end) = (self.start(), self.end());
-        if end.checked_sub(at).is_none_or(|len| len > self.mask + 1) {
-            return Err(Defect::Malformed);
+    /// Has the pages at hand where the next records come to stand: the system takes them back now and then to
+    /// write them, and who stores there then waits for it.
+    pub fn prepare(&self, bytes: u64) {
+        let end = self.end();
+        for at in (end..end + bytes / WORD as u64).step_by(PAGE / WORD) {
+            self.ring()[(at & self.mask) as usize].fetch_or(0, Relaxed);
         }
-        let (mut left, mut last) = (Left::default(), None);
+    }
+
+    /// The sequence number of the first effect that was left, in whatever state they are.
+    pub fn first(&self) -> Option<u64> {
+        let (mut at, end) = (self.start(), self.end());
         while at < end {
-            let (head, body) = self.read(at)?;
-            let follows = match head.kind {
-                Kind::Put | Kind::Delete => last.is_none_or(|last| head.sequence == last + 1),
-                Kind::Acknowledged => true,
-                Kind::Mark => false,
-            };
-            if !follows || body.end > end {
-                return Err(Defect::Malformed);
+            let (head, body) = self.read(at).ok()?;
+            if head.kind != Kind::Acknowledged {
+                return Some(head.sequence);
             }
             at = body.end;
-            if head.kind == Kind::Acknowledged {
-                continue;
+        }
+        None
+    }
+
+    /// Looks at what was left behind the effects that segments have. If the machine was started since, what can't
+    /// be used is dropped.
+    pub fn left(&self, next: u64) -> Result<Left, Defect> {
+        let (mut at, end) = (self.start(), self.end());
+        let mut left = Left::default();
+        if end < at || end - at > self.mask + 1 || end > MAX_NUMBER {
+            if self.is_of_boot {
+                return Err(Defect::Malformed);
             }
-            last = Some(head.sequence);
-            if head.sequence < next {
-                continue;
+            self.clear();
+            return Ok(Left { dropped: (self.mask + 1) * WORD as u64, ..left });
+        }
+        let mut last = None;
+        while at < end {
+            match self.record(at, end, next, last) {
+                Ok(head) => {
+                    at += words_of(&head);
+                    if head.kind != Kind::Acknowledged {
+                        last = Some(head.sequence);
+                        left.note(&head, next);
+                    }
+                }
+                Err(defect) if self.is_of_boot => return Err(defect),
+                Err(_) => {
+                    left.dropped = (end - at) * WORD as u64;
+                    self.head(END).store(at, Release);
+                    break;
+                }
             }
-            if left.count == 0 && head.sequence > next {
-                return Err(Defect::Gap);
-            }
-            left = Left {
-                next: head.sequence + 1,
-                version: left.version.max(head.version),
-                count: left.count + 1,
-                bytes: left.bytes + HEAD as u64 + head.body_len(),
-            };
         }
         Ok(left)
+    }
+
+    /// Checks the record at a place, where the effect `last` is before it.
+    fn record(&self, at: u64, end: u64, next: u64, last: Option<u64>) -> Result<Head, Defect> {
+        let mut bytes = [0; HEAD];
+        self.load(at, &mut bytes);
+        let (head, sum) = Head::decode(&bytes, &self.former)?;
+        if at + words_of(&head) > end {
+            return Err(Defect::Short);
+        }
+        let mut body = Vec::new();
+        self.read_body(&head, at + HEAD_WORDS, &mut body);
+        if self.former.sum(&body) != sum {
+            return Err(Defect::Body);
+        }
+        match (head.kind, last) {
+            (Kind::Acknowledged, _) => Ok(head),
+            (Kind::Mark, _) => Err(Defect::Malformed),
+            (_, Some(last)) if head.sequence != last + 1 => Err(Defect::Malformed),
+            (_, None) if head.sequence > next => Err(Defect::Gap),
+            _ => Ok(head),
+        }
+    }
+}
+
+impl Left {
+    fn note(&mut self, head: &Head, next: u64) {
+        if head.sequence >= next {
+            self.next = head.sequence + 1;
+            self.version = self.version.max(head.version);
+            self.count += 1;
+            self.bytes += HEAD as u64 + head.body_len();
+        }
     }
 }
 
@@ -248,6 +408,10 @@ mod tests {
         LogBuffer::open(disk, &path_of(Path::new("journal")), 1024).expect("opens")
     }
 
+    fn put(buffer: &LogBuffer, head: &Head, key: &[u8], value: &[u8]) -> bool {
+        buffer.put(head, buffer.sum(key, value), key, value)
+    }
+
     fn head(sequence: u64, key: &[u8], value: &[u8]) -> Head {
         let (key_len, version) = (key.len() as u32, 100 + sequence);
         Head { sequence, version, key_len, ..Head::bare(Kind::Put, value.len() as u32) }
@@ -257,16 +421,17 @@ mod tests {
     fn records_go_round_and_come_out_as_they_went_in() {
         let disk = Memory::new();
         let buffer = open(&disk);
-        assert!(buffer.lasts());
-        let (mut put, mut taken) = (1, 1);
+        assert!(buffer.lasts() && buffer.is_new());
+        buffer.begin();
+        let (mut next, mut taken) = (1, 1);
         for round in 0..1000_u64 {
             let body = |sequence: u64| {
                 let byte = sequence as u8;
                 (vec![byte; (sequence % 41) as usize], vec![!byte; (sequence % 301) as usize])
             };
-            let (key, value) = body(put);
-            if buffer.put(&head(put, &key, &value), &key, &value) {
-                put += 1;
+            let (key, value) = body(next);
+            if put(&buffer, &head(next, &key, &value), &key, &value) {
+                next += 1;
             } else {
                 assert!(buffer.len() > 512);
             }
@@ -277,6 +442,11 @@ mod tests {
                 let mut bytes = vec![7];
                 buffer.read_body(&read, place.start, &mut bytes);
                 assert_eq!(bytes, [&[7][..], &key, &value].concat());
+                bytes.clear();
+                buffer.read_whole(&read, place.start, &mut bytes);
+                let salted = Salted::new(buffer.salt());
+                let sum = salted.sum(&bytes[HEAD..]);
+                assert_eq!(bytes[..HEAD], read.encode(&salted, sum));
                 buffer.free(place.end);
                 taken += 1;
             }
@@ -284,40 +454,73 @@ mod tests {
         assert!(taken > 300);
     }
 
-    #[test]
-    fn what_a_kill_leaves_is_there_and_what_a_power_loss_leaves_is_not() {
-        let disk = Memory::new();
-        let buffer = open(&disk);
+    /// One with the effects 5 to 8.
+    fn with_four(disk: &Memory) -> LogBuffer {
+        let buffer = open(disk);
+        buffer.begin();
         for sequence in 5..9 {
-            assert!(buffer.put(&head(sequence, b"key", b"value"), b"key", b"value"));
+            assert!(put(&buffer, &head(sequence, b"key", &[7; 100]), b"key", &[7; 100]));
         }
+        buffer
+    }
+
+    #[test]
+    fn what_a_kill_leaves_is_there() {
+        let disk = Memory::new();
+        let _buffer = with_four(&disk);
         let killed = open(&disk.after_kill());
-        let left = Left { next: 9, version: 108, count: 2, bytes: 2 * (64 + 8) };
-        assert_eq!(killed.left(7), Ok(left));
+        let left = Left { next: 9, version: 108, count: 2, bytes: 2 * (64 + 103), dropped: 0 };
+        assert_eq!((killed.left(7), killed.first()), (Ok(left), Some(5)));
         assert_eq!(killed.left(9), Ok(Left::default()));
         assert_eq!(killed.left(4), Err(Defect::Gap));
-        for seed in 0..20 {
-            let mut random = (0..).map(|sector| seed >> (sector % 5) & 1);
+    }
+
+    #[test]
+    fn of_what_a_start_of_the_machine_leaves_the_whole_beginning_is_used() {
+        let disk = Memory::new();
+        let _buffer = with_four(&disk);
+        let mut seen = std::collections::BTreeSet::new();
+        for seed in 0..32 {
+            // Sectors by chance, or all of them.
+            let mut random =
+                (0..).map(|sector| if seed == 31 { 0 } else { seed >> (sector % 5) & 1 });
             let lost = open(&disk.after_power_loss(|| random.next().unwrap_or(0)));
-            assert_eq!((lost.left(7), lost.len()), (Ok(Left::default()), 0));
+            let left = lost.left(5).expect("no damage");
+            assert!(left.count == 0 || left.next == 5 + left.count, "{left:?}");
+            // What doesn't continue the segments is of no use.
+            assert_eq!(lost.left(9).map(|left| left.count), Ok(0));
+            assert_eq!(lost.left(4).map(|left| left.count), Ok(0));
+            seen.insert(left.count);
         }
+        assert!(seen.contains(&4) && seen.contains(&0) && seen.len() > 2, "{seen:?}");
     }
 
     #[test]
     fn what_makes_no_sense_is_refused() {
         let disk = Memory::new();
-        let buffer = open(&disk);
-        assert!(buffer.put(&head(5, b"key", b"value"), b"key", b"value"));
-        buffer.head(END).store(9, Relaxed);
-        assert_eq!(open(&disk).left(5), Err(Defect::Malformed));
-        buffer.head(END).store(1 << 40, Relaxed);
-        assert_eq!(open(&disk).left(5), Err(Defect::Malformed));
-        buffer.head(START).store(1 << 41, Relaxed);
-        assert_eq!(open(&disk).left(5), Err(Defect::Malformed));
+        let buffer = with_four(&disk);
+        let is_refused = |at: usize, word: u64, why: Defect| {
+            let was = buffer.map.words()[at].swap(word, Relaxed);
+            let opened = open(&disk);
+            assert_eq!(opened.left(5), Err(why), "word {at}");
+            assert!(opened.len() <= 1024);
+            buffer.map.words()[at].store(was, Relaxed);
+        };
+        is_refused(END, 12, Defect::Short);
+        is_refused(END, 1 << 40, Defect::Malformed);
+        is_refused(END, u64::MAX, Defect::Malformed);
+        is_refused(START, 1 << 41, Defect::Malformed);
+        is_refused(SALT, 0, Defect::Head);
+        is_refused(RECORDS + 8, 0, Defect::Body);
+        is_refused(RECORDS + 2, 1, Defect::Head);
         let path = path_of(Path::new("journal"));
-        buffer.head(1).store(2, Relaxed);
-        assert!(LogBuffer::open(&disk, &path, 1024).is_err());
-        buffer.head(0).store(2, Relaxed);
-        assert!(LogBuffer::open(&disk, &path, 1024).is_err());
+        for (at, word) in [(RING, 64), (1, 2), (0, 2)] {
+            let was = buffer.map.words()[at].swap(word, Relaxed);
+            assert!(LogBuffer::open(&disk, &path, 1024).is_err(), "word {at}");
+            buffer.map.words()[at].store(was, Relaxed);
+        }
+        buffer.free(buffer.end());
+        buffer.head(RING).store(64, Relaxed);
+        assert!(open(&disk).len() == 0);
     }
 }

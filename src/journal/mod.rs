@@ -294,14 +294,15 @@ impl Journal {
         MEMORY + format::HEAD as u64 + key_len as u64 + value_len as u64
     }
 
-    /// Takes room for effects to come, if there is some now and nobody waits for it.
+    /// Admits effects to come, if there is room for them now and nobody waits for it. The room is taken when they
+    /// are appended; so those who are admitted at once may go over the limit by what all but one of them take.
     ///
     /// # Errors
     /// [`JournalError::Full`] if not; otherwise as [`Journal::reserve`].
-    pub fn try_reserve(&self, bytes: u64) -> Result<Reservation, JournalError> {
+    pub fn admit(&self, bytes: u64) -> Result<Reservation, JournalError> {
         let bytes = room::checked(bytes, self.shared.options.limit)?;
-        let taken = self.shared.room.try_take(bytes).map_err(|_| self.failure())?;
-        taken.ok_or(JournalError::Full)
+        let admitted = self.shared.room.admit(bytes).map_err(|_| self.failure())?;
+        admitted.ok_or(JournalError::Full)
     }
 
     /// Takes room for effects to come (see [`Journal::cost`]), at once or in order of arrival. Where it has
@@ -317,11 +318,10 @@ impl Journal {
         timeout: Duration,
     ) -> Result<Reservation, JournalError> {
         let bytes = room::checked(bytes, self.shared.options.limit)?;
-        if let Ok(Some(taken)) = self.shared.room.try_take(bytes) {
-            return Ok(taken);
+        if self.shared.buffer.len() > 0 {
+            // What was superseded there gives its room back when it is written.
+            self.shared.rouse();
         }
-        // What was superseded gives its room back when that is written.
-        self.shared.rouse();
         let taken = self.shared.room.take(bytes, timeout).await.map_err(|_| self.failure())?;
         taken.ok_or(JournalError::Full)
     }
@@ -348,7 +348,7 @@ impl Journal {
             return Err(JournalError::TooLarge { bytes: cost, limit: u64::from(u32::MAX) });
         }
         let position = self.shared.append(effect)?;
-        reservation.spend(cost);
+        reservation.spend(&self.shared.room, cost);
         Ok(position)
     }
 

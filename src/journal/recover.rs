@@ -105,6 +105,8 @@ struct Recovery<'a> {
     last_id: Option<u64>,
     /// The number of the oldest segment, by the marks; 0: they don't say.
     oldest: u64,
+    /// The newest segment had a log buffer beside it, under this start of the machine.
+    is_buffered: bool,
     report: Report,
 }
 
@@ -121,6 +123,9 @@ struct Open {
 pub(super) fn recover(options: &Options, disk: &dyn Disk) -> Result<Recovered, Error> {
     let dir = &options.path;
     disk.make_dir(dir).map_err(failed(dir))?;
+    let path = log_buffer::path_of(dir);
+    // Before the segments, since another process that uses it shows here.
+    let buffer = LogBuffer::open(disk, &path, options.buffer).map_err(failed(&path))?;
     let names = disk.list(dir).map_err(failed(dir))?;
     let mut ids: Vec<u64> =
         names.iter().filter_map(|name| name.to_str()).filter_map(id_of).collect();
@@ -128,14 +133,21 @@ pub(super) fn recover(options: &Options, disk: &dyn Disk) -> Result<Recovered, E
     let ledger = Ledger::default();
     let report = Report::default();
     let first_id = ids.first().copied();
-    let (next, last_id, oldest) = (None, None, 0);
-    let mut recovery = Recovery { options, disk, ledger, next, first_id, last_id, oldest, report };
+    let mut recovery = Recovery {
+        options,
+        disk,
+        ledger,
+        next: None,
+        first_id,
+        last_id: None,
+        oldest: 0,
+        is_buffered: false,
+        report,
+    };
     for (index, id) in ids.iter().enumerate() {
         recovery.segment(*id, index + 1 == ids.len())?;
     }
     recovery.check_oldest()?;
-    let path = log_buffer::path_of(dir);
-    let buffer = LogBuffer::open(disk, &path, options.buffer).map_err(failed(&path))?;
     let left = recovery.left(&buffer)?;
     Ok(recovery.finish(buffer, left))
 }
@@ -152,19 +164,28 @@ impl Recovery<'_> {
 
     /// What the log buffer has beside the segments.
     fn left(&mut self, buffer: &LogBuffer) -> Result<Left, Error> {
-        let left = match buffer.left(self.next.unwrap_or(1)) {
+        let path = log_buffer::path_of(&self.options.path);
+        if buffer.is_new() && self.is_buffered {
+            self.damage(&path, 0, 0, "the log buffer is missing")?;
+        }
+        let mut left = buffer.left(self.next.unwrap_or(1));
+        if left == Err(Defect::Gap) {
+            self.damage(&path, 0, 0, Defect::Gap.text())?;
+            self.next = buffer.first();
+            left = buffer.left(self.next.unwrap_or(1));
+        }
+        let left = match left {
             Ok(left) => left,
             Err(defect) => {
-                self.damage(
-                    &log_buffer::path_of(&self.options.path),
-                    0,
-                    buffer.len(),
-                    defect.text(),
-                )?;
-                buffer.free(buffer.end());
+                self.damage(&path, 0, buffer.len(), defect.text())?;
+                buffer.clear();
                 Left::default()
             }
         };
+        if left.dropped > 0 {
+            let why = "they don't continue what the segments have";
+            self.torn(&path, 0, left.dropped, why);
+        }
         self.report.ceiling = self.report.ceiling.max(left.version);
         Ok(left)
     }
@@ -194,7 +215,7 @@ impl Recovery<'_> {
         let filled = file.read_at(&mut bytes, 0).map_err(failed(&path))?;
         let head = match SegmentHead::decode(&bytes) {
             Err(Foreign::Format(format)) => {
-                let ours = format::FORMAT;
+                let [_, ours] = format::FORMATS;
                 let why = format!("format {format} of the journal, this program knows {ours}");
                 return Err(Error::DataDir(path, why));
             }
@@ -213,6 +234,8 @@ impl Recovery<'_> {
             return Ok(());
         };
         self.follows(&path, &head)?;
+        let boot = self.disk.boot();
+        self.is_buffered = head.is_buffered && boot != 0 && head.boot == boot;
         self.ledger.begin(Segment::new(id, path.clone(), file.clone(), head.salt, 0));
         let len = self.records(Open { path, file, size, head, is_newest })?;
         self.ledger.grow(len);

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -21,12 +21,24 @@ pub(super) struct Room {
     debt: Mutex<u64>,
     /// How long somebody has waited in vain since something was given back, in milliseconds.
     in_vain: AtomicU64,
+    /// How many wait.
+    waiting: AtomicUsize,
+}
+
+/// One who waits.
+struct Waits<'a>(&'a AtomicUsize);
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
 }
 
 /// Room for records to come; what isn't used is given back when it is dropped.
 #[must_use = "dropping a reservation gives it back"]
 pub struct Reservation {
-    room: Arc<Room>,
+    /// Where the bytes are from.
+    room: Option<Arc<Room>>,
     bytes: u64,
 }
 
@@ -42,15 +54,28 @@ impl Room {
         let limit = limit.min(Semaphore::MAX_PERMITS as u64 / 2);
         let free = limit.saturating_sub(taken) as usize;
         let debt = Mutex::new(taken.saturating_sub(limit));
-        Self { free: Semaphore::new(free), debt, in_vain: AtomicU64::new(0) }
+        Self {
+            free: Semaphore::new(free),
+            debt,
+            in_vain: AtomicU64::new(0),
+            waiting: AtomicUsize::new(0),
+        }
     }
 
-    /// Takes room if there is some, and nobody waits for it.
-    pub fn try_take(self: &Arc<Self>, bytes: u32) -> Result<Option<Reservation>, Poisoned> {
+    /// Whether there is so much room, and nobody waits for it: who waits gets all that is given back. It is
+    /// taken as it is used, so those who are admitted at once may take it twice.
+    pub fn admit(&self, bytes: u32) -> Result<Option<Reservation>, Poisoned> {
+        if self.free.is_closed() {
+            return Err(Poisoned);
+        }
+        Ok((self.free() >= bytes as usize).then_some(Reservation { room: None, bytes: 0 }))
+    }
+
+    fn try_take(self: &Arc<Self>, bytes: u32) -> Result<Option<Reservation>, Poisoned> {
         match self.free.try_acquire_many(bytes) {
             Ok(permit) => {
                 permit.forget();
-                Ok(Some(Reservation { room: self.clone(), bytes: u64::from(bytes) }))
+                Ok(Some(Reservation { room: Some(self.clone()), bytes: u64::from(bytes) }))
             }
             Err(TryAcquireError::NoPermits) => Ok(None),
             Err(TryAcquireError::Closed) => Err(Poisoned),
@@ -71,11 +96,13 @@ impl Room {
         if self.in_vain.load(Relaxed) > millis {
             return Ok(None);
         }
+        self.waiting.fetch_add(1, Relaxed);
+        let _waits = Waits(&self.waiting);
         let wait = tokio::time::timeout(timeout, self.free.acquire_many(bytes));
         match wait.await {
             Ok(Ok(permit)) => {
                 permit.forget();
-                Ok(Some(Reservation { room: self.clone(), bytes: u64::from(bytes) }))
+                Ok(Some(Reservation { room: Some(self.clone()), bytes: u64::from(bytes) }))
             }
             Ok(Err(_)) => Err(Poisoned),
             Err(_) => {
@@ -98,8 +125,16 @@ impl Room {
     }
 
     fn overdraw(&self, bytes: u64) {
-        let mut debt = self.debt.lock();
-        *debt += bytes - self.free.forget_permits(bytes as usize) as u64;
+        let beyond = bytes - self.free.forget_permits(bytes as usize) as u64;
+        if beyond > 0 {
+            *self.debt.lock() += beyond;
+        }
+    }
+
+    /// Whether somebody waits for some.
+    #[inline]
+    pub fn is_awaited(&self) -> bool {
+        self.waiting.load(Relaxed) > 0
     }
 
     /// Nobody gets any more.
@@ -125,22 +160,25 @@ impl Reservation {
 
     /// Whether it is of this journal.
     pub(super) fn is_of(&self, room: &Arc<Room>) -> bool {
-        Arc::ptr_eq(&self.room, room)
+        self.room.as_ref().is_none_or(|own| Arc::ptr_eq(own, room))
     }
 
-    /// Uses some of it. What is used beyond it is taken over the limit, and later ones wait for that.
-    pub(super) fn spend(&mut self, bytes: u64) {
+    /// Uses some of it. What is used beyond it is taken as well, over the limit if need be, and later ones
+    /// wait for that.
+    pub(super) fn spend(&mut self, room: &Room, bytes: u64) {
         let within = bytes.min(self.bytes);
         self.bytes -= within;
         if within < bytes {
-            self.room.overdraw(bytes - within);
+            room.overdraw(bytes - within);
         }
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.room.give_back(self.bytes);
+        if let Some(room) = &self.room {
+            room.give_back(self.bytes);
+        }
     }
 }
 
@@ -161,7 +199,7 @@ mod tests {
         let room = Arc::new(Room::new(100, 30));
         let mut first = room.try_take(50).expect("open").expect("room");
         assert!(room.try_take(21).expect("open").is_none());
-        first.spend(90);
+        first.spend(&room, 90);
         assert_eq!((first.bytes(), room.free()), (0, 0));
         room.give_back(15);
         assert_eq!(room.free(), 0);

@@ -83,6 +83,33 @@ impl Batch {
         Some(next)
     }
 
+    /// Has a log buffer have what it has room for. Returns the sequence number of the last effect of that.
+    fn move_to(&mut self, buffer: &LogBuffer) -> Option<u64> {
+        let mut last = None;
+        loop {
+            let done = self.done;
+            let (head, body) = match self.next() {
+                None => return last,
+                Some(Next::Effect(head, body)) => (head, body.to_vec()),
+                Some(Next::Acknowledge(runs)) => {
+                    let body = format::encode_runs(&runs);
+                    (Head::bare(Kind::Acknowledged, body.len() as u32), body)
+                }
+            };
+            let (key, value) = body.split_at(head.key_len as usize);
+            if !buffer.put(&head, buffer.sum(key, value), key, value) {
+                self.done = done;
+                if head.kind == Kind::Acknowledged {
+                    self.items[done.0] = Item::Acknowledge(format::decode_runs(&body).collect());
+                }
+                return last;
+            }
+            if head.kind != Kind::Acknowledged {
+                last = Some(head.sequence);
+            }
+        }
+    }
+
     /// Whether all of it is done.
     pub fn is_done(&self) -> bool {
         self.done.0 == self.items.len()
@@ -181,15 +208,18 @@ impl Shared {
 
     /// Takes an effect in: its place in the order is decided here.
     pub fn append(&self, effect: &Effect<'_>) -> Result<Position, JournalError> {
+        let value = effect.value.unwrap_or_default();
+        let sum = self.buffer.sum(effect.key, value);
         let mut pending = self.pending.lock();
         pending.check()?;
         let sequence = pending.next;
         pending.next += 1;
         let head = Head::of(effect, sequence);
         let mut is_due = self.raise_wanted(effect.version);
+        // Somebody waits for what it gives back.
+        is_due |= effect.supersedes.is_some() && self.room.is_awaited();
         let before = self.buffer.len();
-        let value = effect.value.unwrap_or_default();
-        if !pending.is_spilling && self.buffer.put(&head, effect.key, value) {
+        if !pending.is_spilling && self.buffer.put(&head, sum, effect.key, value) {
             let has_many = before < MANY && self.buffer.len() >= MANY;
             is_due |=
                 has_many || self.syncs_in_time() && !mem::replace(&mut pending.is_timed, true);
@@ -217,10 +247,22 @@ impl Shared {
         self.buffer.lasts() && self.options.fsync != Fsync::Always
     }
 
-    /// What was taken is written and told of.
+    /// What was taken is written and told of. What was spilled meanwhile goes where it belongs, if it has room
+    /// there: else those who go on all the time would spill for ever.
     pub fn has_written(&self) {
         let mut pending = self.pending.lock();
-        pending.is_spilling = !pending.batch.is_empty();
+        let moved = pending.batch.move_to(&self.buffer);
+        if let Some(sequence) = moved.filter(|_| self.lasts_at_once()) {
+            // Before others pass those who wait for it.
+            self.durable.raise(sequence);
+        }
+        if pending.batch.is_done() {
+            pending.batch.clear();
+            pending.is_spilling = false;
+        }
+        pending.is_due = true;
+        drop(pending);
+        self.wake.notify_one();
     }
 
     /// Has the writer's thread take a turn, if it sleeps.
@@ -245,7 +287,8 @@ impl Shared {
             for runs in runs.chunks(MAX_RUNS) {
                 let body = format::encode_runs(runs);
                 let head = Head::bare(Kind::Acknowledged, body.len() as u32);
-                if pending.is_spilling || !self.buffer.put(&head, &[], &body) {
+                let sum = self.buffer.sum(&[], &body);
+                if pending.is_spilling || !self.buffer.put(&head, sum, &[], &body) {
                     pending.is_spilling = true;
                     pending.batch.acknowledge(runs);
                 }

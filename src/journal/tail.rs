@@ -55,12 +55,20 @@ impl Tail {
 
     /// Adds a record, to which `add` adds its body; gives its place.
     pub fn put_with(&mut self, head: &Head, add: impl FnOnce(&mut Vec<u8>)) -> io::Result<u64> {
-        let (at, from) = (self.len(), self.buffer.len());
-        self.buffer.extend_from_slice(&[0; HEAD]);
+        let (from, salt) = (self.buffer.len(), self.salt.clone());
+        self.put_whole(|out| {
+            out.extend_from_slice(&[0; HEAD]);
+            add(out);
+            if let Some((place, body)) = out[from..].split_first_chunk_mut::<HEAD>() {
+                *place = head.encode(&salt, salt.sum(body));
+            }
+        })
+    }
+
+    /// Adds a record as it is, with the checksums of this segment; gives its place.
+    pub fn put_whole(&mut self, add: impl FnOnce(&mut Vec<u8>)) -> io::Result<u64> {
+        let at = self.len();
         add(&mut self.buffer);
-        if let Some((place, body)) = self.buffer[from..].split_first_chunk_mut::<HEAD>() {
-            *place = head.encode(&self.salt, self.salt.sum(body));
-        }
         if self.buffer.len() >= WRITE {
             self.flush()?;
         }

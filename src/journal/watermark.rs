@@ -46,7 +46,7 @@ impl Watermark {
             if waiting.failed.is_some() {
                 return;
             }
-            self.reached.store(to, Release);
+            self.reached.fetch_max(to, Release);
             let waits = |sender: &oneshot::Sender<_>, place: u64| place > to && !sender.is_closed();
             let waiters = &mut waiting.waiters;
             let mut index = 0;

@@ -27,10 +27,7 @@ use super::{
     shared::{Batch, MANY, Next, Shared, Wait},
     tail::Tail,
 };
-use crate::{
-    clock,
-    tier::{disk::Disk, log::random},
-};
+use crate::{clock, tier::disk::Disk};
 
 /// Bytes of records that one sync is for, about, so that the first don't wait for too many others.
 const BATCH: u64 = 16 * 1024 * 1024;
@@ -48,7 +45,9 @@ pub(super) struct Writer {
     batch: Batch,
     /// Up to where the log buffer has what is before the batch.
     until: u64,
-    /// The batch had effects, which the log buffer had no room for.
+    /// What the log buffer has is of the last run.
+    takes_over: bool,
+    /// The batch had something, which the log buffer had no room for.
     spills: bool,
     /// The sequence number of the next effect that is written.
     next: u64,
@@ -80,7 +79,9 @@ pub(super) fn run(writer: &Mutex<Writer>, shared: &Shared) {
     loop {
         let (ceiling, wait, is_timed) = {
             let writer = writer.lock();
-            (writer.ceiling, writer.wait(), writer.is_timed())
+            // Once, for what comes between two looks would be waited for by neither.
+            let is_timed = writer.is_timed();
+            (writer.ceiling, writer.wait(is_timed), is_timed)
         };
         let Some(is_open) = shared.wait(ceiling, &wait, is_timed) else { break };
         let _alive = Alive(shared);
@@ -105,8 +106,8 @@ impl Writer {
     ) -> Result<Self, (PathBuf, io::Error)> {
         let Start { next, id, previous_len, ceiling } = begin_at;
         let path = recover::path_of(&shared.options.path, id);
-        let head =
-            SegmentHead { id, salt: random(), next, previous_len, ceiling, boot: disk.boot() };
+        let (boot, salt, is_buffered) = (disk.boot(), shared.buffer.salt(), shared.buffer.lasts());
+        let head = SegmentHead { id, salt, next, previous_len, ceiling, boot, is_buffered };
         let begun = begin(&*disk, &shared, &mut ledger, head);
         let tail = match begun {
             Ok(tail) => tail,
@@ -121,6 +122,7 @@ impl Writer {
             tail,
             batch: Batch::default(),
             until,
+            takes_over: true,
             spills: false,
             next,
             ceiling,
@@ -133,6 +135,8 @@ impl Writer {
         if !writer.is_drained() {
             writer.write(ceiling).and_then(|_| writer.sync()).map_err(|why| (path, why))?;
         }
+        writer.takes_over = false;
+        writer.shared.buffer.begin();
         writer.count();
         Ok(writer)
     }
@@ -213,7 +217,7 @@ impl Writer {
     }
 
     /// How long there may be nothing to do.
-    fn wait(&self) -> Wait {
+    fn wait(&self, is_timed: bool) -> Wait {
         if !self.batch.is_done() || self.shared.buffer.len() >= MANY {
             return Wait::No;
         }
@@ -223,7 +227,7 @@ impl Writer {
             return Wait::No;
         }
         let syncs = match self.shared.options.fsync {
-            Fsync::Interval(interval) if self.is_timed() => {
+            Fsync::Interval(interval) if is_timed => {
                 let since = Duration::from_millis(now.saturating_sub(self.synced_at));
                 // Not less than a millisecond: a clock that stands isn't asked without end.
                 Some(interval.saturating_sub(since).max(Duration::from_millis(1)))
@@ -278,6 +282,9 @@ impl Writer {
         freed += self.acknowledge(ended)?;
         self.tail.flush()?;
         self.shared.buffer.free(self.until);
+        if self.shared.lasts_at_once() {
+            self.shared.buffer.prepare(2 * MANY);
+        }
         self.shared.room.give_back(freed);
         Ok(raises || self.next > before)
     }
@@ -298,8 +305,15 @@ impl Writer {
                 freed += self.acknowledge(format::decode_runs(&bytes).collect())?;
             } else if head.sequence >= self.next {
                 // A start may find some that a segment has.
-                let add = |out: &mut Vec<u8>| shared.buffer.read_body(&head, body.start, out);
-                freed += self.effect(&head, |tail| tail.put_with(&head, add))?;
+                let buffer = &shared.buffer;
+                freed += match self.takes_over {
+                    true => self.effect(&head, |tail| {
+                        tail.put_with(&head, |out| buffer.read_body(&head, body.start, out))
+                    })?,
+                    false => self.effect(&head, |tail| {
+                        tail.put_whole(|out| buffer.read_whole(&head, body.start, out))
+                    })?,
+                };
             }
         }
         Ok(freed)
@@ -347,10 +361,11 @@ impl Writer {
 
     /// Writes down what the store has, the oldest first. Gives back the room of it.
     fn acknowledge(&mut self, runs: Vec<(u64, u64)>) -> io::Result<u64> {
+        let numbers =
+            runs.iter().flat_map(|(first, last)| *first..self.next.min(last.saturating_add(1)));
         let mut sequences: Vec<u64> =
-            runs.iter().flat_map(|(first, last)| *first..self.next.min(last + 1)).collect();
+            numbers.filter(|sequence| self.ledger.place(*sequence).is_some()).collect();
         sequences.sort_unstable();
-        sequences.retain(|sequence| self.ledger.place(*sequence).is_some());
         let mut freed = 0;
         for runs in format::runs(&sequences).chunks(MAX_RUNS) {
             let body = format::encode_runs(runs);
@@ -387,11 +402,12 @@ impl Writer {
         }
         let head = SegmentHead {
             id: self.ledger.newest().map_or(0, |segment| segment.id) + 1,
-            salt: random(),
+            salt: self.shared.buffer.salt(),
             next: self.next,
             previous_len: len,
             ceiling: self.ceiling,
             boot: self.disk.boot(),
+            is_buffered: self.shared.buffer.lasts(),
         };
         self.tail = begin(&*self.disk, &self.shared, &mut self.ledger, head)?;
         Ok(())

@@ -139,8 +139,9 @@ impl Adaptive {
         new.set_queue(queue);
         new.set_parity(old.parity());
         new.set_mark((old.mark() + 1).min(MARK_TOP[queue as usize]));
-        self.cost[queue as usize] -= self.weight.of(old);
-        self.cost[queue as usize] += self.weight.of(new);
+        let (less, more) = (self.weight.of(old), self.weight.of(new));
+        let cost = &mut self.cost[queue as usize];
+        *cost = *cost - less + more;
     }
 
     /// Notes that an entry leaves the table; its item stays behind and is stale.

@@ -146,6 +146,21 @@ impl Parts {
         self.change(rules, group, usize::MAX, entry.size().wrapping_neg());
     }
 
+    /// Counts an entry of a group that comes in the place of another one.
+    #[inline]
+    pub(super) fn replace(
+        &mut self,
+        rules: &Rules,
+        group: Option<usize>,
+        old: Entry<'_>,
+        new: Entry<'_>,
+    ) {
+        let more = new.size().wrapping_sub(old.size());
+        if more != 0 {
+            self.change(rules, group, 0, more);
+        }
+    }
+
     /// Negative numbers wrap around.
     #[inline]
     fn change(&mut self, rules: &Rules, group: Option<usize>, items: usize, bytes: usize) {

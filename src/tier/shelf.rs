@@ -165,11 +165,10 @@ impl Shelf {
         let old = self.table.replace(slot, entry);
         let (old, new) = (old.get(), self.table.entry(slot));
         old.kill();
-        self.cost -= rules.weight.of(old);
-        self.cost += rules.weight.of(new);
+        let (less, more) = (rules.weight.of(old), rules.weight.of(new));
+        self.cost = self.cost - less + more;
         let group = self.parts.group_of(rules, new);
-        self.parts.sub(rules, group, old);
-        self.parts.add(rules, group, new);
+        self.parts.replace(rules, group, old, new);
         self.queues.replace(group, old, new);
         new.set_timed(old.is_timed());
         self.retime(slot, hash, old_end, rules, now);

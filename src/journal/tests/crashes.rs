@@ -17,6 +17,8 @@ enum Step {
     /// Makes what old segments have superfluous.
     Churn(u8),
     Kill,
+    /// A kill, and then a start of the machine in good order.
+    Reboot,
     PowerLoss(u64),
 }
 
@@ -28,6 +30,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => Just(Step::Sync),
         1 => (5u8..40).prop_map(Step::Churn),
         1 => Just(Step::Kill),
+        1 => Just(Step::Reboot),
         1 => any::<u64>().prop_map(Step::PowerLoss),
     ]
 }
@@ -167,6 +170,7 @@ impl Model {
                 }
             }
             Step::Kill => self.crash(self.disk.after_kill(), false),
+            Step::Reboot => self.crash(self.disk.after_reboot(), false),
             Step::PowerLoss(mut seed) => {
                 seed |= 1;
                 let image = self.disk.after_power_loss(|| {

@@ -1,5 +1,7 @@
 //! Bytes that aren't what was written.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -133,10 +135,10 @@ fn missing_segments_and_shortened_ones_are_damage() {
 fn other_formats_are_refused_whatever_is_wanted() {
     let disk = written(1, 1 << 20);
     let mut bytes = segment(&disk, 1);
-    bytes[8] = 2;
+    bytes[8] = 3;
     for options in [options(Fsync::Always), best_effort()] {
         let (_, why) = refusal(&with(&disk, 1, &bytes), options);
-        assert_eq!(why, "format 2 of the journal, this program knows 1");
+        assert_eq!(why, "format 3 of the journal, this program knows 2");
     }
 }
 
@@ -205,6 +207,85 @@ proptest! {
             drop(journal);
             let (_, again, _) = open(&disk, options);
             prop_assert_eq!(again.len(), replayed.len() + 1);
+        }
+    }
+}
+
+/// An image of a process that was killed with eight effects, of which some are in the log buffer alone.
+fn killed() -> Memory {
+    let disk = Memory::new();
+    let (journal, ..) = open(&disk, options(Fsync::Never));
+    for version in 1..=8 {
+        append_only(&journal, put("key", "some value", version)).expect("appended");
+    }
+    disk.after_kill()
+}
+
+#[test]
+fn a_log_buffer_that_is_gone_is_missed() {
+    let disk = killed();
+    let path = log_buffer::path_of(Path::new(DIR));
+    disk.remove_map(&path);
+    let (file, why) = refusal(&disk.after_kill(), options(Fsync::Never));
+    assert!(file == path && why.contains("is missing"), "{why}");
+    let (_, replayed, report) = open(&disk.after_kill(), best_effort());
+    assert_eq!((replayed.len(), report.damaged), (0, 1));
+    // After a start of the machine nobody can tell.
+    assert_eq!(open(&disk.after_reboot(), options(Fsync::Never)).2.damaged, 0);
+}
+
+#[test]
+fn of_a_log_buffer_behind_a_gap_best_effort_takes_all() {
+    let disk = Memory::new();
+    let (journal, ..) = open(&disk, options(Fsync::Never));
+    write(&journal, put("key", "lost", 1));
+    assert_eq!(journal.figures().written, 1);
+    for version in 2..=4 {
+        append_only(&journal, put("key", "kept", version)).expect("appended");
+    }
+    let disk = disk.after_kill();
+    let cut = segment(&disk, 1)[..format::HEAD].to_vec();
+    let (_, why) = refusal(&with(&disk, 1, &cut), options(Fsync::Never));
+    assert!(why.contains("records are missing"), "{why}");
+    let damaged = with(&disk, 1, &cut);
+    let (journal, replayed, _) = open(&damaged, best_effort());
+    let sequences: Vec<u64> = replayed.iter().map(|it| it.position.0).collect();
+    assert_eq!(sequences, [2, 3, 4]);
+    drop(journal);
+    assert_eq!(open(&damaged, best_effort()).1.len(), 3);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// The same of the log buffer.
+    #[test]
+    fn any_damage_of_the_log_buffer_is_survived(
+        changes in prop::collection::vec((0usize..140, any::<u64>(), 0u8..3), 1..4),
+        strict: bool,
+        boots: bool,
+    ) {
+        let disk = if boots { killed().after_reboot() } else { killed() };
+        let path = log_buffer::path_of(Path::new(DIR));
+        {
+            let map = disk.map(&path, 0).expect("it is there");
+            for (at, word, how) in changes {
+                let was = &map.words()[at];
+                match how {
+                    0 => was.store(word, Relaxed),
+                    1 => was.store(word % 200, Relaxed),
+                    _ => was.store(was.load(Relaxed) ^ (1 << (word % 64)), Relaxed),
+                }
+            }
+        }
+        let options = if strict { options(Fsync::Never) } else { Options { fsync: Fsync::Never, ..best_effort() } };
+        if let Ok((journal, replay)) = try_open(&disk, options.clone()) {
+            let replayed: Vec<Replayed> = replay.map(|it| it.expect("it was checked")).collect();
+            prop_assert!(replayed.len() <= 8);
+            prop_assert!(replayed.iter().all(|it| it.change == put("", "some value", it.position.0).change));
+            write(&journal, put("key", "new", 100));
+            drop(journal);
+            prop_assert_eq!(open(&disk, options).1.len(), replayed.len() + 1);
         }
     }
 }

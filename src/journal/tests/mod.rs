@@ -86,7 +86,7 @@ fn append(journal: &Journal, effect: Effect) -> Result<Position, JournalError> {
 
 fn append_only(journal: &Journal, effect: Effect) -> Result<Position, JournalError> {
     let cost = Journal::cost(effect.key.len(), effect.change.value_len());
-    let mut reservation = journal.try_reserve(cost)?;
+    let mut reservation = journal.admit(cost)?;
     let now = journal.shared.clock.now();
     journal.append(&mut reservation, &effect.borrowed(now))
 }
@@ -170,7 +170,7 @@ fn room_is_given_in_order_of_arrival_and_given_back() {
     let journal = Arc::new(journal);
     let effect = |key| put(key, &"v".repeat(36), 1);
     let [first, ..] = ["a", "b", "c"].map(|key| write(&journal, effect(key)));
-    assert_eq!(journal.try_reserve(1).unwrap_err(), JournalError::Full);
+    assert_eq!(journal.admit(1).unwrap_err(), JournalError::Full);
     assert_eq!(wait(journal.reserve(1, SOON)).unwrap_err(), JournalError::Full);
     // Who comes after somebody has waited in vain is refused at once; not who has more patience.
     let again = wait(async { futures_util::poll!(std::pin::pin!(journal.reserve(1, SOON))) });
@@ -191,14 +191,14 @@ fn room_is_given_in_order_of_arrival_and_given_back() {
         drop(reserved);
         drop(small.await.expect("what was given back"));
     });
-    assert!(journal.try_reserve(cost).is_ok());
+    assert!(journal.admit(cost).is_ok());
     drop(journal);
     // What comes back takes its room, over the limit if need be.
     let (journal, replayed, _) = open(&disk, Options { limit: cost, ..options });
-    assert_eq!(journal.try_reserve(1).unwrap_err(), JournalError::Full);
+    assert_eq!(journal.admit(1).unwrap_err(), JournalError::Full);
     journal.acknowledge([replayed[0].position]);
     until("acknowledged", || journal.figures().unacknowledged == 1);
-    assert_eq!(journal.try_reserve(1).unwrap_err(), JournalError::Full);
+    assert_eq!(journal.admit(1).unwrap_err(), JournalError::Full);
     journal.acknowledge([replayed[1].position]);
     drop(wait(journal.reserve(cost, LATE)).expect("room"));
 }
@@ -290,7 +290,7 @@ fn the_ceiling_is_ahead_of_what_was_issued() {
 fn a_closed_journal_has_written_all_and_takes_no_more() {
     let disk = Memory::new();
     let (journal, ..) = open(&disk, options(Fsync::Never));
-    let mut reservation = journal.try_reserve(1000).expect("room");
+    let mut reservation = wait(journal.reserve(1000, SOON)).expect("room");
     let position =
         journal.append(&mut reservation, &put("k", "v", 1).borrowed(0)).expect("appended");
     assert_eq!(reservation.bytes(), 1000 - Journal::cost(1, 1));
@@ -301,7 +301,7 @@ fn a_closed_journal_has_written_all_and_takes_no_more() {
         journal.append(&mut reservation, &put("k", "v", 1).borrowed(0)),
         Err(JournalError::Closed)
     );
-    assert_eq!(journal.try_reserve(1).unwrap_err(), JournalError::Closed);
+    assert_eq!(journal.admit(1).unwrap_err(), JournalError::Closed);
     journal.acknowledge([position]);
     let after = disk.after_power_loss(|| 0);
     assert_eq!(open(&after, options(Fsync::Never)).1.len(), 1);
@@ -315,7 +315,7 @@ fn records_longer_than_a_segment_have_their_own() {
         write(&journal, put("k", &"v".repeat(len), version as u64));
     }
     let too_long = Effect { key: vec![0; crate::store::MAX_KEY + 1].into(), ..put("", "", 9) };
-    let mut reservation = journal.try_reserve(1).expect("room");
+    let mut reservation = journal.admit(1).expect("room");
     let refused = journal.append(&mut reservation, &too_long.borrowed(0));
     assert!(matches!(refused, Err(JournalError::TooLarge { .. })));
     let (_, replayed, _) = open(&disk.after_power_loss(|| 0), options(Fsync::Always));

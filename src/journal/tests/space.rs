@@ -77,7 +77,7 @@ fn what_cannot_be_removed_is_tried_again() {
 fn acknowledgements_far_apart_fit_into_several_records() {
     let disk = Memory::new();
     let (journal, ..) = open(&disk, Options { segment: 1 << 20, ..options(Fsync::Never) });
-    let mut reservation = journal.try_reserve(1 << 20).expect("room");
+    let mut reservation = journal.admit(1 << 20).expect("room");
     let append = |version| {
         journal.append(&mut reservation, &put("k", "", version).borrowed(0)).expect("room")
     };

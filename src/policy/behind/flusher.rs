@@ -253,7 +253,7 @@ impl Line {
             Some(newest.with_version(version))
         });
         let append = |again: Update| {
-            let mut room = self.common.journal.try_reserve(0)?;
+            let mut room = self.common.journal.admit(0)?;
             let (hash, now) = (self.part(again.key()).1, self.common.clock.now());
             self.append_to(part, &mut lane, hash, &mut room, again, now).map(drop)
         };

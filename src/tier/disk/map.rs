@@ -27,8 +27,8 @@ enum Backing {
 }
 
 impl Map {
-    /// Maps a file, made if it isn't there, for this process alone. Its room is taken before it is
-    /// mapped: a page for which there is none would end the process.
+    /// Maps the beginning of a file, made if it isn't there, for this process alone. Its room is taken before
+    /// it is mapped: a page for which there is none would end the process.
     pub fn open(path: &Path, words: usize) -> io::Result<Self> {
         let mut options = fs::OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
@@ -38,7 +38,9 @@ impl Map {
             fs::TryLockError::Error(why) => why,
         })?;
         let len = words * 8;
-        file.set_len(len as u64)?;
+        if file.metadata()?.len() < len as u64 {
+            file.set_len(len as u64)?;
+        }
         match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, len as u64) {
             Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
             Err(why) => return Err(why.into()),

@@ -102,6 +102,18 @@ impl Memory {
         Self(Arc::new(Mutex::new(Names { synced: left.clone(), now: left, maps })), self.1 + 1)
     }
 
+    /// Another disk, with what is there after the machine was stopped and started in good order, though the
+    /// process had been killed.
+    pub fn after_reboot(&self) -> Self {
+        let Self(names, boot) = self.after_kill();
+        Self(names, boot + 1)
+    }
+
+    /// Takes a mapped file away.
+    pub fn remove_map(&self, path: &Path) {
+        self.0.lock().maps.remove(path);
+    }
+
     /// What is in a file now.
     pub fn read(&self, path: &Path) -> Option<Vec<u8>> {
         self.0.lock().now.get(path).map(|content| content.lock().now.clone())
