@@ -151,7 +151,7 @@ fn print_hit() -> io::Result<()> {
 /// The instructions per request of a child.
 fn count(with: &str) -> io::Result<f64> {
     let out = Command::new("valgrind")
-        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .args(["--tool=callgrind", "--fair-sched=yes", "--callgrind-out-file=/dev/null"])
         .arg("--toggle-collect=*counted_step*")
         .arg(std::env::current_exe()?)
         .args(["--part", with])

@@ -88,6 +88,9 @@ fn child(dir: &Path, round: u64) {
             newest.insert(key.clone(), position);
             let key: u64 = String::from_utf8_lossy(&key[4..]).parse().expect("a number");
             say(&format!("appended {key}"), position.sequence());
+            if journal.is_synced(position) {
+                say("synced", position.sequence());
+            }
             last = Some(position);
         }
         if let Some(last) = last {

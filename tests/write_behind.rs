@@ -12,6 +12,8 @@ use writers::{kill_and_look, look};
 
 /// Kills; more with `LARDER_KILLS`.
 const KILLS: u64 = 60;
+/// The same where nothing is synced.
+const KILLS_UNSYNCED: u64 = 20;
 
 /// `b:` is written behind to redb, synced before it is acknowledged.
 const TOML: &str = r#"
@@ -31,14 +33,26 @@ behind-delay = "20ms"
 "#;
 
 fn start(dir: &Path) -> Server {
+    start_with(dir, "fsync = \"always\"")
+}
+
+fn start_with(dir: &Path, fsync: &str) -> Server {
     let store = dir.join("store.redb");
     let toml = TOML.replace("STORE", store.to_str().expect("a plain path"));
+    let toml = toml.replace("fsync = \"always\"", fsync);
     Server::start_with_in(dir, &toml, &[])
 }
 
 #[test]
 fn kills_lose_nothing_that_was_acknowledged() {
     kill_and_look(KILLS, start, start);
+}
+
+/// What is acknowledged is in the log buffer, and mostly nowhere else.
+#[test]
+fn kills_lose_nothing_though_nothing_is_synced() {
+    let start = |dir: &Path| start_with(dir, "fsync = \"interval\"\ninterval = \"1h\"");
+    kill_and_look(KILLS_UNSYNCED, start, start);
 }
 
 #[test]

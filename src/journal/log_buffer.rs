@@ -251,9 +251,20 @@ impl LogBuffer {
         if needs > self.mask + 1 - (end - self.start()) {
             return false;
         }
-        self.store(end, &head.encode(&self.salted, sum));
-        self.store(end + HEAD_WORDS, key);
-        self.store(end + HEAD_WORDS + words(head.key_len), value);
+        let (encoded, key_words) = (head.encode(&self.salted, sum), words(head.key_len));
+        let (near, _) = self.from(end);
+        if let Some((place, _)) = near.split_at_checked(needs as usize) {
+            let (head_place, place) = place.split_at(HEAD_WORDS as usize);
+            let (key_place, value_place) = place.split_at(key_words as usize);
+            store(head_place, &encoded);
+            store(key_place, key);
+            store(value_place, value);
+        } else {
+            // It goes over the ring's end.
+            self.store(end, &encoded);
+            self.store(end + HEAD_WORDS, key);
+            self.store(end + HEAD_WORDS + key_words, value);
+        }
         self.head(END).store(end + needs, Release);
         true
     }

@@ -1,8 +1,9 @@
 //! The journal of write-behind: what was acknowledged to a client and isn't in the store yet.
 //!
 //! An *effect* (a value for a key, or its end) gets its *position* in the one order of effects while the
-//! stripes of its keys are held ([`Journal::append`]: no disk, no waiting). Effects are written in
-//! that order, whole batches at a time, and one sync serves all who wait for its effects
+//! stripes of its keys are held ([`Journal::append`]: no system call, no waiting), and stands in a log buffer that
+//! outlives the process. From there effects are written to segments in
+//! that order, many at a time, and one sync serves all who wait for its effects
 //! ([`Journal::synced`]: group commit). When the store has an effect, or a newer one of its key is here,
 //! it is over ([`Journal::acknowledge`], [`Effect::supersedes`]); a segment of which all are over goes. A
 //! start gives back those that aren't ([`Replay`]). Room is reserved before an effect is made
@@ -14,7 +15,7 @@
 //! # On disk
 //!
 //! A directory of segments, named by their numbers (`0000000000000001.journal`), written one after the
-//! other. All numbers are little-endian, all checksums CRC-32 (IEEE).
+//! other, and the file of the log buffer, of which `log_buffer.rs` has a picture. All numbers are little-endian, all checksums CRC-32 (IEEE).
 //!
 //! ```text
 //! segment | head | record | record | ...
@@ -23,7 +24,7 @@
 //!  0          8        10      12       16       24      32      40            48        56      64
 //!  +----------+--------+-------+--------+--------+-------+-------+-------------+---------+-------+
 //!  | LARDERJN | format | 0     | CRC of | number | salt  | next  | length of   | version | boot  |
-//!  | magic    | u16: 1 | u16   | the    | u64    | u64   | seq   | the segment | ceiling | u64   |
+//!  | magic    | u16: 2 | u16   | the    | u64    | u64   | seq   | the segment | ceiling | u64   |
 //!  |          |        |       | rest   |        |       | u64   | before, u64 | u64     |       |
 //!  +----------+--------+-------+--------+--------+-------+-------+-------------+---------+-------+
 //!
@@ -44,8 +45,9 @@
 //! flag 1  the record is a copy, out of its order; it keeps its sequence number
 //! ```
 //!
-//! The checksums of records begin with the segment's salt, so that neither older bytes of the same place
-//! nor a value that looks like a record pass. `boot` tells whether the machine was started since.
+//! The checksums of records begin with the segment's salt, which each start draws anew, so that neither older
+//! bytes of the same place nor a value that looks like a record pass. `boot` tells whether the machine was started
+//! since. Format 1 is that of segments that have no log buffer beside them.
 //!
 //! **Checkpoints** are records of their own (kinds 3 and 4), in the order in which things happened.
 //! Segments go from the oldest on only, so that what ended an effect is on disk as long as the effect is.
@@ -230,7 +232,8 @@ pub struct Effect<'a> {
     /// Now, unix milliseconds.
     pub written: u64,
     /// The unacknowledged effect of the same key that this one takes the place of: it is over as soon as
-    /// this one is in the journal, its room is free again, and acknowledging it does nothing. It needs no
+    /// this one is in the journal, its room is free again when this one is in a segment, and acknowledging it does
+    /// nothing. It needs no
     /// acknowledgement, but one that is under way does no harm.
     pub supersedes: Option<Position>,
 }
@@ -327,7 +330,8 @@ impl Journal {
     }
 
     /// Takes an effect in, and decides its place in the order. Doesn't block: it may be called while
-    /// stripes are held. It is written when somebody waits for it ([`Journal::synced`]), or with others. A
+    /// stripes are held. It goes to a segment with others, or when somebody waits for it
+    /// ([`Journal::synced`]). A
     /// reservation serves several effects; one that costs more than is left of it takes the rest over the
     /// limit.
     ///
@@ -353,14 +357,14 @@ impl Journal {
     }
 
     /// Waits until an effect, and all before it, are durable by the policy: synced under
-    /// [`Fsync::Always`], else written, so that they outlive the process. Waiting for the last of several is
+    /// [`Fsync::Always`], else such that they outlive the process. Waiting for the last of several is
     /// waiting for all (SEMANTICS 20). May be dropped at any time.
     ///
     /// # Errors
     /// [`JournalError::Poisoned`] if it isn't durable and never will be known to be; an effect that was
     /// durable before the journal failed stays so. [`JournalError::Closed`] if its writer is gone.
     pub async fn synced(&self, position: Position) -> Result<(), JournalError> {
-        // Appending wakes nobody, so that a pipeline's effects are written together.
+        // Appending wakes nobody for this, so that a pipeline's effects are written together.
         if !self.write_here(position) {
             self.shared.rouse();
         }
@@ -385,7 +389,7 @@ impl Journal {
     }
 
     /// The store has these effects, in any order; those that are over already count for nothing. A start
-    /// doesn't bring them back, unless the machine or the process dies before that is written, which is
+    /// doesn't bring them back, unless the machine dies before that is written, which is
     /// soon and harmless: stores compare versions. Their room is free again as soon as it is written.
     /// Doesn't block. Does nothing once the journal is poisoned.
     pub fn acknowledge(&self, positions: impl IntoIterator<Item = Position>) {
