@@ -205,12 +205,11 @@ pub fn size(key_len: usize, value_len: usize) -> Option<u32> {
 }
 
 impl Head {
-    /// The head of an effect. Its lengths fit ([`size`]).
-    pub fn of(effect: &Effect<'_>, sequence: u64) -> Self {
+    /// The head of an effect that has no sequence number yet. Its lengths fit ([`size`]).
+    pub fn of(effect: &Effect<'_>) -> Self {
         let kind = if effect.value.is_some() { Kind::Put } else { Kind::Delete };
         Self {
             db: effect.db,
-            sequence,
             version: effect.version,
             deadline: effect.deadline,
             written: effect.written,
@@ -218,6 +217,11 @@ impl Head {
             key_len: effect.key.len() as u32,
             ..Self::bare(kind, effect.value.map_or(0, <[u8]>::len) as u32)
         }
+    }
+
+    /// The head of a record that acknowledges so many runs.
+    pub fn acknowledging(runs: usize) -> Self {
+        Self::bare(Kind::Acknowledged, (runs * RUN) as u32)
     }
 
     /// The head of a record that is no effect.
@@ -394,7 +398,7 @@ mod tests {
             written: 2,
             supersedes: Some(Position::at(1)),
         };
-        let head = Head::of(&effect, 7);
+        let head = Head { sequence: 7, ..Head::of(&effect) };
         let mut bytes = head.encode(&Salted::new(11), 13);
         assert_eq!(Head::decode(&bytes, &Salted::new(11)), Ok((head, 13)));
         assert_eq!(Head::decode(&bytes, &Salted::new(12)), Err(Defect::Head));

@@ -245,12 +245,22 @@ impl LogBuffer {
         sum.finalize()
     }
 
+    /// Whether there would be room for a record, were it the only one.
+    pub fn may_hold(&self, head: &Head) -> bool {
+        words_of(head) <= self.mask + 1
+    }
+
+    /// Whether there is room for a record.
+    pub fn has_room(&self, head: &Head) -> bool {
+        words_of(head) <= self.mask + 1 - (self.end() - self.start())
+    }
+
     /// Puts a record, of whose body this is the checksum, behind the others, if there is room. One at a time.
     pub fn put(&self, head: &Head, sum: u32, key: &[u8], value: &[u8]) -> bool {
-        let (end, needs) = (self.end(), words_of(head));
-        if needs > self.mask + 1 - (end - self.start()) {
+        if !self.has_room(head) {
             return false;
         }
+        let (end, needs) = (self.end(), words_of(head));
         let (encoded, key_words) = (head.encode(&self.salted, sum), words(head.key_len));
         let (near, _) = self.from(end);
         if let Some((place, _)) = near.split_at_checked(needs as usize) {

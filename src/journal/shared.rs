@@ -17,7 +17,7 @@ use parking_lot::{Condvar, Mutex};
 use super::{
     Effect, Fsync, JournalError, Options, Position,
     figures::Counters,
-    format::{self, HEAD, Head, Kind, MAX_RUNS},
+    format::{self, HEAD, Head, MAX_RUNS},
     log_buffer::LogBuffer,
     room::Room,
     watermark::Watermark,
@@ -86,28 +86,28 @@ impl Batch {
     /// Has a log buffer have what it has room for. Returns the sequence number of the last effect of that.
     fn move_to(&mut self, buffer: &LogBuffer) -> Option<u64> {
         let mut last = None;
-        loop {
-            let done = self.done;
-            let (head, body) = match self.next() {
-                None => return last,
-                Some(Next::Effect(head, body)) => (head, body.to_vec()),
+        while let Some(item) = self.items.get(self.done.0) {
+            let head = match item {
+                Item::Effect(head) => *head,
+                Item::Acknowledge(runs) => Head::acknowledging(runs.len()),
+            };
+            if !buffer.has_room(&head) {
+                break;
+            }
+            match self.next() {
+                Some(Next::Effect(head, body)) => {
+                    let (key, value) = body.split_at(head.key_len as usize);
+                    buffer.put(&head, buffer.sum(key, value), key, value);
+                    last = Some(head.sequence);
+                }
                 Some(Next::Acknowledge(runs)) => {
                     let body = format::encode_runs(&runs);
-                    (Head::bare(Kind::Acknowledged, body.len() as u32), body)
+                    buffer.put(&head, buffer.sum(&[], &body), &[], &body);
                 }
-            };
-            let (key, value) = body.split_at(head.key_len as usize);
-            if !buffer.put(&head, buffer.sum(key, value), key, value) {
-                self.done = done;
-                if head.kind == Kind::Acknowledged {
-                    self.items[done.0] = Item::Acknowledge(format::decode_runs(&body).collect());
-                }
-                return last;
-            }
-            if head.kind != Kind::Acknowledged {
-                last = Some(head.sequence);
+                None => break,
             }
         }
+        last
     }
 
     /// Whether all of it is done.
@@ -208,18 +208,19 @@ impl Shared {
 
     /// Takes an effect in: its place in the order is decided here.
     pub fn append(&self, effect: &Effect<'_>) -> Result<Position, JournalError> {
-        let value = effect.value.unwrap_or_default();
-        let sum = self.buffer.sum(effect.key, value);
+        let (mut head, value) = (Head::of(effect), effect.value.unwrap_or_default());
+        let is_short = self.buffer.may_hold(&head);
+        let sum = if is_short { self.buffer.sum(effect.key, value) } else { 0 };
         let mut pending = self.pending.lock();
         pending.check()?;
         let sequence = pending.next;
         pending.next += 1;
-        let head = Head::of(effect, sequence);
+        head.sequence = sequence;
         let mut is_due = self.raise_wanted(effect.version);
         // Somebody waits for what it gives back.
         is_due |= effect.supersedes.is_some() && self.room.is_awaited();
         let before = self.buffer.len();
-        if !pending.is_spilling && self.buffer.put(&head, sum, effect.key, value) {
+        if is_short && !pending.is_spilling && self.buffer.put(&head, sum, effect.key, value) {
             let has_many = before < MANY && self.buffer.len() >= MANY;
             is_due |=
                 has_many || self.syncs_in_time() && !mem::replace(&mut pending.is_timed, true);
@@ -285,8 +286,7 @@ impl Shared {
                 return;
             }
             for runs in runs.chunks(MAX_RUNS) {
-                let body = format::encode_runs(runs);
-                let head = Head::bare(Kind::Acknowledged, body.len() as u32);
+                let (head, body) = (Head::acknowledging(runs.len()), format::encode_runs(runs));
                 let sum = self.buffer.sum(&[], &body);
                 if pending.is_spilling || !self.buffer.put(&head, sum, &[], &body) {
                     pending.is_spilling = true;

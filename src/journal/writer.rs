@@ -109,10 +109,7 @@ impl Writer {
         let (boot, salt, is_buffered) = (disk.boot(), shared.buffer.salt(), shared.buffer.lasts());
         let head = SegmentHead { id, salt, next, previous_len, ceiling, boot, is_buffered };
         let begun = begin(&*disk, &shared, &mut ledger, head);
-        let tail = match begun {
-            Ok(tail) => tail,
-            Err(why) => return Err((path, why)),
-        };
+        let tail = begun.map_err(|why| (path.clone(), why))?;
         let synced_at = shared.clock.now();
         let until = shared.buffer.end();
         let mut writer = Self {
@@ -370,7 +367,7 @@ impl Writer {
         for runs in format::runs(&sequences).chunks(MAX_RUNS) {
             let body = format::encode_runs(runs);
             self.make_room((HEAD + body.len()) as u64)?;
-            let head = Head::bare(Kind::Acknowledged, body.len() as u32);
+            let head = Head::acknowledging(runs.len());
             self.put(&head, |tail| tail.put(&head, &body))?;
             freed += runs.iter().map(|(first, last)| self.ledger.end(*first..=*last)).sum::<u64>();
         }
