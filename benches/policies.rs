@@ -5,7 +5,8 @@
 //!   a SET in a namespace that writes behind, but for what other threads do for it.
 //! - **behind**: SETs of a namespace that writes behind, with the journal synced ten times a second, against a
 //!   server without stores: requests and CPU time, until the store has all of them, servers interleaved, and how many changes one that was
-//!   stored stands for (Zipf 0.99). The store is in memory, so that what is measured is Larder's work and
+//!   stored stands for (Zipf 0.99). Beside them a Redis with its append-only file, synced once a second, and one
+//!   without: what a log costs there. The store is in memory, so that what is measured is Larder's work and
 //!   not the store's; `--store redb` takes the embedded one, whose work on the same core counts too.
 //! - **postgres**: rows per second that write-behind brings to a private PostgreSQL, against the same rows
 //!   by one INSERT each (autocommit, one connection, synchronous_commit on) to the same server.
@@ -92,6 +93,10 @@ prefix = 'key:'
 mode = 'write-behind'
 store = 'main'
 ";
+
+/// A Redis that keeps a log of what it was told, too; it brings it nowhere, and never makes it smaller here.
+const AOF: &[&str] =
+    &["--appendonly", "yes", "--appendfsync", "everysec", "--auto-aof-rewrite-percentage", "0"];
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().collect();
@@ -238,18 +243,31 @@ fn print_behind(flags: &Flags) -> io::Result<()> {
     for pipeline in [1, 16, 64] {
         let mut load = Load::asked(flags, pipeline)?;
         load.duration = Duration::from_secs_f64(flags.get("seconds", 2.0)?);
-        let mut rates = [const { Vec::new() }; 3];
-        let mut costs = [const { Vec::new() }; 3];
+        let mut rates = [const { Vec::new() }; 5];
+        let mut costs = [const { Vec::new() }; 5];
         let setup = |flags| Setup { cores: &[0], flags, ..Setup::default() };
         let mut servers = Vec::new();
-        for flags in [&[file][..], &[], &[]] {
-            let Some(server) = Server::start("larder", &setup(flags))? else { return Ok(()) };
-            servers.push(server);
+        let aof_dir = tempfile::tempdir()?;
+        let aof_dir =
+            aof_dir.path().to_str().ok_or_else(|| io::Error::other("not a plain path"))?;
+        let aof = [&["--dir", aof_dir][..], AOF].concat();
+        // Those that aren't installed are left out.
+        for (name, flags) in [
+            ("larder", &[file][..]),
+            ("larder", &[]),
+            ("larder", &[]),
+            ("redis", &aof[..]),
+            ("redis", &[]),
+        ] {
+            servers.extend(Server::start(name, &setup(flags))?);
+        }
+        if servers.len() < 3 {
+            return Ok(());
         }
         for round in 0..rounds {
             eprintln!("pipeline {pipeline}: round {} of {rounds}", round + 1);
-            for turn in 0..3 {
-                let at = (round + turn) % 3;
+            for turn in 0..servers.len() {
+                let at = (round + turn) % servers.len();
                 let drive = Drive { server: &servers[at], stream: &stream, core: 1 };
                 let mut sample = measure(&[drive], &load)?;
                 if at == 0 {
@@ -283,6 +301,8 @@ fn print_behind(flags: &Flags) -> io::Result<()> {
             format!("{:.2}", Summary::of(costs[0].iter().copied())),
             format!("{cost:.2}"),
             format!("{BEHIND_TARGET} {}", verdict(is_met)),
+            format!("{:.2}", Summary::of(costs[3].iter().copied())),
+            format!("{:.2}", Summary::of_ratios(&costs[4], &costs[3])),
         ]);
     }
     println!(
@@ -298,6 +318,8 @@ fn print_behind(flags: &Flags) -> io::Result<()> {
         "us behind",
         "CPU none / behind",
         "target",
+        "us Redis, AOF",
+        "CPU Redis, none / AOF",
     ];
     print_table(&heads, &rows);
     println!("changes for each that was stored: {:.1}", Summary::of(coalescing));

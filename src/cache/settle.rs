@@ -84,15 +84,7 @@ impl Cache {
 
     /// Has what the unflushed changes take counted in memory. No stripe may be held.
     pub(super) fn account_unflushed(&self) {
-        let Some(behind) = self.0.policies.behind() else { return };
-        let bytes = behind.bytes();
-        if self.0.unflushed.load(Relaxed) == bytes {
-            return;
-        }
-        let old = self.0.unflushed.swap(bytes, Relaxed);
-        if old != bytes {
-            self.0.memory.account(old, bytes, self.0.clock.now());
-        }
+        self.0.account_unflushed();
     }
 
     /// Brings staged changes to their store and into memory.
@@ -145,6 +137,12 @@ fn last_of_each_key(staged: Changes) -> Changes {
 }
 
 impl Above for Weak<Inner> {
+    fn landed(&self) {
+        if let Some(inner) = self.upgrade() {
+            inner.account_unflushed();
+        }
+    }
+
     fn forget(&self, db: usize, key: &Bytes) {
         if let Some(inner) = self.upgrade() {
             inner.forget_key(db, key);
@@ -159,6 +157,18 @@ impl Above for Weak<Inner> {
 }
 
 impl Inner {
+    fn account_unflushed(&self) {
+        let Some(behind) = self.policies.behind() else { return };
+        let bytes = behind.bytes();
+        if self.unflushed.load(Relaxed) == bytes {
+            return;
+        }
+        let old = self.unflushed.swap(bytes, Relaxed);
+        if old != bytes {
+            self.memory.account(old, bytes, self.clock.now());
+        }
+    }
+
     /// A store has a version of a key that was never issued here (SEMANTICS 14): a newer one.
     fn conflict(&self, namespace: &Namespace, key: &[u8], stored: u64) -> u64 {
         let count = namespace.stats.conflicts.fetch_add(1, Relaxed) + 1;

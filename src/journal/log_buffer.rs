@@ -65,6 +65,8 @@ pub(super) struct LogBuffer {
     /// What the machine was started for the last time before this was written.
     is_of_boot: bool,
     is_new: bool,
+    /// Why nothing can be read of it.
+    defect: Option<&'static str>,
 }
 
 /// The effects that a start finds and no segment has.
@@ -77,8 +79,10 @@ pub(super) struct Left {
     /// How many they are, and their bytes in a segment.
     pub count: u64,
     pub bytes: u64,
-    /// Bytes that a power loss has made useless.
-    pub dropped: u64,
+    /// What makes no sense behind them: from which byte of the file on, how many bytes, and why.
+    pub cut: Option<(u64, u64, Defect)>,
+    /// Where it begins, if it is known where records are.
+    until: Option<u64>,
 }
 
 /// The name of the log buffer.
@@ -152,30 +156,30 @@ impl LogBuffer {
             salted: Salted::new(salt),
             is_of_boot: false,
             is_new: false,
+            defect: None,
         };
         let word = |at: usize| buffer.head(at).load(Relaxed);
         let [magic, format, words] = [0, 1, RING].map(word);
         let (is_empty, former, was) = (word(START) == word(END), word(SALT), word(BOOT));
-        let text = match (magic, format) {
+        match (magic, format) {
             (0, _) => {
                 buffer.is_new = true;
                 buffer.clear();
-                return Ok(buffer);
             }
             (MAGIC, FORMAT) if words == ring as u64 => {
                 buffer.former = Salted::new(former);
                 buffer.is_of_boot = boot != 0 && was == boot;
-                return Ok(buffer);
             }
-            (MAGIC, FORMAT) if is_empty => {
-                buffer.clear();
-                return Ok(buffer);
+            (MAGIC, FORMAT) if is_empty => buffer.clear(),
+            (MAGIC, FORMAT) => buffer.defect = Some("it holds changes, and is of another size"),
+            (MAGIC, format) => {
+                let text =
+                    format!("format {format} of the log buffer, this program knows {FORMAT}");
+                return Err(io::Error::other(text));
             }
-            (MAGIC, FORMAT) => "it holds changes, and is of another size".into(),
-            (MAGIC, format) => format!("format {format}, this program knows {FORMAT}"),
-            _ => "it is no log buffer".into(),
-        };
-        Err(io::Error::other(text))
+            _ => buffer.defect = Some("it doesn't begin as a log buffer"),
+        }
+        Ok(buffer)
     }
 
     /// Forgets what it has, whatever it is.
@@ -193,6 +197,16 @@ impl LogBuffer {
     pub fn begin(&self) {
         self.head(SALT).store(self.salt, Release);
         self.head(BOOT).store(self.boot, Release);
+    }
+
+    /// Why nothing can be read of it, if so; then it has to be cleared.
+    pub fn defect(&self) -> Option<&'static str> {
+        self.defect
+    }
+
+    /// Whether it was last used since the machine was started: then it is as it was left.
+    pub fn is_of_boot(&self) -> bool {
+        self.is_of_boot
     }
 
     /// Whether there was none.
@@ -343,6 +357,9 @@ impl LogBuffer {
     /// The sequence number of the first effect that was left, in whatever state they are.
     pub fn first(&self) -> Option<u64> {
         let (mut at, end) = (self.start(), self.end());
+        if end.checked_sub(at)? > self.mask + 1 {
+            return None;
+        }
         while at < end {
             let (head, body) = self.read(at).ok()?;
             if head.kind != Kind::Acknowledged {
@@ -353,17 +370,12 @@ impl LogBuffer {
         None
     }
 
-    /// Looks at what was left behind the effects that segments have. If the machine was started since, what can't
-    /// be used is dropped.
-    pub fn left(&self, next: u64) -> Result<Left, Defect> {
+    /// Looks at what was left behind the effects that segments have, up to the first defect.
+    pub fn left(&self, next: u64) -> Left {
         let (mut at, end) = (self.start(), self.end());
         let mut left = Left::default();
         if end < at || end - at > self.mask + 1 || end > MAX_NUMBER {
-            if self.is_of_boot {
-                return Err(Defect::Malformed);
-            }
-            self.clear();
-            return Ok(Left { dropped: (self.mask + 1) * WORD as u64, ..left });
+            return Left { cut: Some((0, self.bytes(self.mask + 1), Defect::Malformed)), ..left };
         }
         let mut last = None;
         while at < end {
@@ -375,15 +387,26 @@ impl LogBuffer {
                         left.note(&head, next);
                     }
                 }
-                Err(defect) if self.is_of_boot => return Err(defect),
-                Err(_) => {
-                    left.dropped = (end - at) * WORD as u64;
-                    self.head(END).store(at, Release);
+                Err(defect) => {
+                    let place = self.bytes(RECORDS as u64 + (at & self.mask));
+                    left.cut = Some((place, self.bytes(end - at), defect));
                     break;
                 }
             }
         }
-        Ok(left)
+        Left { until: Some(at), ..left }
+    }
+
+    /// Cuts off what makes no sense behind what was left.
+    pub fn cut_off(&self, left: &Left) {
+        match left.until {
+            Some(until) => self.head(END).store(until, Release),
+            None => self.clear(),
+        }
+    }
+
+    fn bytes(&self, words: u64) -> u64 {
+        words * WORD as u64
     }
 
     /// Checks the record at a place, where the effect `last` is before it.
@@ -490,10 +513,18 @@ mod tests {
         let disk = Memory::new();
         let _buffer = with_four(&disk);
         let killed = open(&disk.after_kill());
-        let left = Left { next: 9, version: 108, count: 2, bytes: 2 * (64 + 103), dropped: 0 };
-        assert_eq!((killed.left(7), killed.first()), (Ok(left), Some(5)));
-        assert_eq!(killed.left(9), Ok(Left::default()));
-        assert_eq!(killed.left(4), Err(Defect::Gap));
+        let left = Left {
+            next: 9,
+            version: 108,
+            count: 2,
+            bytes: 2 * (64 + 103),
+            cut: None,
+            until: Some(4 * 22),
+        };
+        assert_eq!((killed.left(7), killed.first()), (left, Some(5)));
+        assert_eq!(killed.left(9), Left { until: Some(4 * 22), ..Left::default() });
+        let gap = open(&disk.after_kill()).left(4);
+        assert_eq!((gap.count, gap.cut), (0, Some((64, 4 * 22 * 8, Defect::Gap))));
     }
 
     #[test]
@@ -506,11 +537,10 @@ mod tests {
             let mut random =
                 (0..).map(|sector| if seed == 31 { 0 } else { seed >> (sector % 5) & 1 });
             let lost = open(&disk.after_power_loss(|| random.next().unwrap_or(0)));
-            let left = lost.left(5).expect("no damage");
+            let left = lost.left(5);
             assert!(left.count == 0 || left.next == 5 + left.count, "{left:?}");
             // What doesn't continue the segments is of no use.
-            assert_eq!(lost.left(9).map(|left| left.count), Ok(0));
-            assert_eq!(lost.left(4).map(|left| left.count), Ok(0));
+            assert_eq!((lost.left(9).count, lost.left(4).count), (0, 0));
             seen.insert(left.count);
         }
         assert!(seen.contains(&4) && seen.contains(&0) && seen.len() > 2, "{seen:?}");
@@ -520,28 +550,36 @@ mod tests {
     fn what_makes_no_sense_is_refused() {
         let disk = Memory::new();
         let buffer = with_four(&disk);
-        let is_refused = |at: usize, word: u64, why: Defect| {
-            let was = buffer.map.words()[at].swap(word, Relaxed);
-            let opened = open(&disk);
-            assert_eq!(opened.left(5), Err(why), "word {at}");
+        let is_cut = |at: usize, word: u64, kept: u64, why: Defect| {
+            let copy = disk.after_kill();
+            let map = copy.map(&path_of(Path::new("journal")), 0).expect("it is there");
+            map.words()[at].store(word, Relaxed);
+            let opened = open(&copy);
             assert!(opened.len() <= 1024);
-            buffer.map.words()[at].store(was, Relaxed);
+            let left = opened.left(5);
+            assert_eq!((left.count, left.cut.map(|cut| cut.2)), (kept, Some(why)), "word {at}");
+            opened.cut_off(&left);
+            let again = opened.left(5);
+            assert_eq!((again.count, again.cut), (kept, None), "it is cut off");
         };
-        is_refused(END, 12, Defect::Short);
-        is_refused(END, 1 << 40, Defect::Malformed);
-        is_refused(END, u64::MAX, Defect::Malformed);
-        is_refused(START, 1 << 41, Defect::Malformed);
-        is_refused(SALT, 0, Defect::Head);
-        is_refused(RECORDS + 8, 0, Defect::Body);
-        is_refused(RECORDS + 2, 1, Defect::Head);
-        let path = path_of(Path::new("journal"));
-        for (at, word) in [(RING, 64), (1, 2), (0, 2)] {
+        is_cut(END, 12, 0, Defect::Short);
+        is_cut(END, 50, 2, Defect::Short);
+        is_cut(END, 1 << 40, 0, Defect::Malformed);
+        is_cut(END, u64::MAX, 0, Defect::Malformed);
+        is_cut(START, 1 << 41, 0, Defect::Malformed);
+        is_cut(SALT, 0, 0, Defect::Head);
+        is_cut(RECORDS + 8, 0, 0, Defect::Body);
+        is_cut(RECORDS + 22 + 2, 1, 1, Defect::Head);
+        for (at, word) in [(RING, 64), (0, 2)] {
             let was = buffer.map.words()[at].swap(word, Relaxed);
-            assert!(LogBuffer::open(&disk, &path, 1024).is_err(), "word {at}");
+            assert!(open(&disk).defect().is_some(), "word {at}");
             buffer.map.words()[at].store(was, Relaxed);
         }
+        buffer.head(1).store(2, Relaxed);
+        assert!(LogBuffer::open(&disk, &path_of(Path::new("journal")), 1024).is_err());
+        buffer.head(1).store(FORMAT, Relaxed);
         buffer.free(buffer.end());
         buffer.head(RING).store(64, Relaxed);
-        assert!(open(&disk).len() == 0);
+        assert!(open(&disk).defect().is_none());
     }
 }

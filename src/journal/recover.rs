@@ -165,26 +165,28 @@ impl Recovery<'_> {
     /// What the log buffer has beside the segments.
     fn left(&mut self, buffer: &LogBuffer) -> Result<Left, Error> {
         let path = log_buffer::path_of(&self.options.path);
+        if let Some(why) = buffer.defect() {
+            self.damage(&path, 0, buffer.len(), why)?;
+            buffer.clear();
+        }
         if buffer.is_new() && self.is_buffered {
-            self.damage(&path, 0, 0, "the log buffer is missing")?;
+            let why =
+                "the log buffer is missing (nothing was in it if the last stop was a clean one)";
+            self.damage(&path, 0, 0, why)?;
         }
-        let mut left = buffer.left(self.next.unwrap_or(1));
-        if left == Err(Defect::Gap) {
+        let behind_gap = |first: &u64| *first > self.next.unwrap_or(1);
+        let first = buffer.first().filter(|first| buffer.is_of_boot() && behind_gap(first));
+        if first.is_some() {
             self.damage(&path, 0, 0, Defect::Gap.text())?;
-            self.next = buffer.first();
-            left = buffer.left(self.next.unwrap_or(1));
+            self.next = first;
         }
-        let left = match left {
-            Ok(left) => left,
-            Err(defect) => {
-                self.damage(&path, 0, buffer.len(), defect.text())?;
-                buffer.clear();
-                Left::default()
+        let left = buffer.left(self.next.unwrap_or(1));
+        if let Some((at, bytes, defect)) = left.cut {
+            match buffer.is_of_boot() {
+                true => self.damage(&path, at, bytes, defect.text())?,
+                false => self.torn(&path, at, bytes, defect.text()),
             }
-        };
-        if left.dropped > 0 {
-            let why = "they don't continue what the segments have";
-            self.torn(&path, 0, left.dropped, why);
+            buffer.cut_off(&left);
         }
         self.report.ceiling = self.report.ceiling.max(left.version);
         Ok(left)

@@ -94,6 +94,9 @@ impl Server {
             .thread_name("larder-background")
             .enable_all()
             .build()?;
+        // Past a limit on the size of files a write fails, and doesn't end the process.
+        let too_large = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
+        let _ = background.block_on(async { signal(too_large) })?;
         let opened = stores::open(config)?;
         let (sender, shutdown) = mpsc::unbounded_channel();
         let runs = runs(&settings.dir)?;

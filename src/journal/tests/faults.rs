@@ -61,9 +61,12 @@ fn a_write_that_fails_poisons() {
         let disk = Memory::new();
         let (journal, faults) = open_faulty(&disk, options(Fsync::Never), Clock::default());
         write(&journal, put("k", "written", 1));
+        until("it is written", || journal.figures().written == 1);
         let fault = if full { &faults.full } else { &faults.fail_writes };
         fault.store(1, Relaxed);
-        let kept = write(&journal, put("k", "kept", 2));
+        // Nobody writes it yet.
+        let kept = append_only(&journal, put("k", "kept", 2)).expect("appended");
+        assert!(journal.is_synced(kept));
         let long = "v".repeat(5000);
         let lost = append(&journal, put("k", &long, 3)).expect("appended");
         is_poisoned(&journal, &faults, lost);

@@ -123,6 +123,9 @@ impl Line {
     async fn carry(&self, part: &Part, batch: Batch) -> Result<(), Failed> {
         let result = self.carry_all(part, batch).await;
         part.lane.lock().all_landed();
+        if let Some(above) = self.common.above.get() {
+            above.landed();
+        }
         result
     }
 

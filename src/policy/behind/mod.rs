@@ -106,6 +106,9 @@ struct Part {
 
 /// What the lines need of the cache above them.
 pub trait Above: Send + Sync + 'static {
+    /// Changes have reached their store, and take no memory any more.
+    fn landed(&self);
+
     /// A key's cached copy has to go: the store has something else.
     fn forget(&self, db: usize, key: &Bytes);
 

@@ -34,6 +34,8 @@ struct Notes {
 }
 
 impl Above for Noted {
+    fn landed(&self) {}
+
     fn forget(&self, db: usize, key: &Bytes) {
         self.0.forgotten.lock().push((db, key.clone()));
     }
