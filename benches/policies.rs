@@ -4,8 +4,8 @@
 //!   callgrind: in a read-through namespace (of three, with a ttl), against a server without namespaces. And of
 //!   a SET in a namespace that writes behind, but for what other threads do for it.
 //! - **behind**: SETs of a namespace that writes behind, with the journal synced ten times a second, against a
-//!   server without stores: requests and CPU time, until the store has all of them, servers interleaved, and how many changes one that was
-//!   stored stands for (Zipf 0.99). Beside them a Redis with its append-only file, synced once a second, and one
+//!   server without stores: requests and CPU time, until the store has all of them, servers interleaved, and how
+//!   many changes one that was stored stands for (Zipf 0.99). Beside them a Redis with its append-only file, synced once a second, and one
 //!   without: what a log costs there. The store is in memory, so that what is measured is Larder's work and
 //!   not the store's; `--store redb` takes the embedded one, whose work on the same core counts too.
 //! - **postgres**: rows per second that write-behind brings to a private PostgreSQL, against the same rows

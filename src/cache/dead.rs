@@ -148,7 +148,7 @@ impl Cache {
                 Ok::<_, crate::journal::JournalError>(Retried::Queued)
             });
             let queued = queued.map_err(|why| why.to_string())?;
-            self.account_unflushed();
+            self.0.account_unflushed();
             self.released(&release).await.map_err(|why| why.text().to_owned())?;
             queued
         };

@@ -397,7 +397,7 @@ impl Cache {
         let Some(room) = self.journal_room_now(need)? else { return Err(Refusal::Below.into()) };
         let mut staging = Staging { room: Some(room), ..Staging::default() };
         let result = self.try_with(job, &[], Some(&mut staging), &mut &mut *run);
-        self.account_unflushed();
+        self.0.account_unflushed();
         result
     }
 
@@ -641,7 +641,7 @@ impl Cache {
             match self.try_with(&job, pins, stage, &mut run) {
                 Ok(()) => {
                     self.settle(turn, staging, job.release).await?;
-                    self.account_unflushed();
+                    self.0.account_unflushed();
                     return self.released(job.release).await;
                 }
                 Err(Failed::Refused(Refusal::Client(error))) => return Err(error),

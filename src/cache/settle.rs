@@ -60,7 +60,7 @@ impl Cache {
         self.0.note_version(behind.ceiling());
         // A copy on disk may be older: the process may have ended between journal and memory.
         behind.keys().iter().for_each(|(db, key)| self.0.forget_key(*db, key));
-        self.account_unflushed();
+        self.0.account_unflushed();
         behind.start(self.0.runtime(), Arc::downgrade(&self.0), &self.0.vitals);
     }
 
@@ -80,11 +80,6 @@ impl Cache {
         let patience = Duration::from_millis(self.0.journal_patience.load(Relaxed));
         let room = behind.journal().reserve(need, patience).await;
         room.map(Some).map_err(|why| why.client_error())
-    }
-
-    /// Has what the unflushed changes take counted in memory. No stripe may be held.
-    pub(super) fn account_unflushed(&self) {
-        self.0.account_unflushed();
     }
 
     /// Brings staged changes to their store and into memory.
@@ -157,7 +152,8 @@ impl Above for Weak<Inner> {
 }
 
 impl Inner {
-    fn account_unflushed(&self) {
+    /// Has what the unflushed changes take counted in memory. No stripe may be held.
+    pub(super) fn account_unflushed(&self) {
         let Some(behind) = self.policies.behind() else { return };
         let bytes = behind.bytes();
         if self.unflushed.load(Relaxed) == bytes {

@@ -245,6 +245,11 @@ impl Head {
         u64::from(self.key_len) + u64::from(self.value_len)
     }
 
+    /// The bytes of the whole record.
+    pub fn record_len(&self) -> u64 {
+        HEAD as u64 + self.body_len()
+    }
+
     /// Its bytes, in front of a body with this checksum.
     #[inline]
     pub fn encode(&self, salt: &Salted, body_sum: u32) -> [u8; HEAD] {

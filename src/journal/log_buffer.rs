@@ -56,14 +56,16 @@ pub(super) struct LogBuffer {
     map: Map,
     mask: u64,
     boot: u64,
+    /// What is put in outlives the process.
     lasts: bool,
     /// What checksums of what was found begin with.
     former: Salted,
     /// The same of what is put in.
     salt: u64,
     salted: Salted,
-    /// What the machine was started for the last time before this was written.
+    /// The machine wasn't started since what was found was written.
     is_of_boot: bool,
+    /// There was none.
     is_new: bool,
     /// Why nothing can be read of it.
     defect: Option<&'static str>,
@@ -354,18 +356,18 @@ impl LogBuffer {
         }
     }
 
-    /// The sequence number of the first effect that was left, in whatever state they are.
+    /// The sequence number of the first effect that was left, if all up to it is whole.
     pub fn first(&self) -> Option<u64> {
         let (mut at, end) = (self.start(), self.end());
         if end.checked_sub(at)? > self.mask + 1 {
             return None;
         }
         while at < end {
-            let (head, body) = self.read(at).ok()?;
+            let head = self.record(at, end, u64::MAX, None).ok()?;
             if head.kind != Kind::Acknowledged {
                 return Some(head.sequence);
             }
-            at = body.end;
+            at += words_of(&head);
         }
         None
     }
@@ -438,7 +440,7 @@ impl Left {
             self.next = head.sequence + 1;
             self.version = self.version.max(head.version);
             self.count += 1;
-            self.bytes += HEAD as u64 + head.body_len();
+            self.bytes += head.record_len();
         }
     }
 }

@@ -15,7 +15,8 @@
 //! # On disk
 //!
 //! A directory of segments, named by their numbers (`0000000000000001.journal`), written one after the
-//! other, and the file of the log buffer, of which `log_buffer.rs` has a picture. All numbers are little-endian, all checksums CRC-32 (IEEE).
+//! other, and the file of the log buffer, of which `log_buffer.rs` has a picture. All numbers in segments are
+//! little-endian, all checksums CRC-32 (IEEE).
 //!
 //! ```text
 //! segment | head | record | record | ...

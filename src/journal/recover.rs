@@ -371,7 +371,7 @@ impl Recovery<'_> {
 /// Where an effect's record stands.
 pub(super) fn place(segment: u64, at: u64, head: &Head) -> Place {
     // Records that are longer than this are neither written nor taken for whole.
-    let len = u32::try_from(HEAD as u64 + head.body_len()).unwrap_or(u32::MAX);
+    let len = u32::try_from(head.record_len()).unwrap_or(u32::MAX);
     Place { segment, at, len, written: head.written }
 }
 

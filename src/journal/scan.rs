@@ -69,7 +69,7 @@ impl Scanner {
         }
         match self.record(self.at)? {
             Ok(found) => {
-                self.at += HEAD as u64 + found.head.body_len();
+                self.at += found.head.record_len();
                 Ok(Step::Record(found))
             }
             Err(defect) => Ok(Step::Bad(defect)),

@@ -17,7 +17,7 @@ use parking_lot::{Condvar, Mutex};
 use super::{
     Effect, Fsync, JournalError, Options, Position,
     figures::Counters,
-    format::{self, HEAD, Head, MAX_RUNS},
+    format::{self, Head, MAX_RUNS},
     log_buffer::LogBuffer,
     room::Room,
     watermark::Watermark,
@@ -57,7 +57,7 @@ pub(super) enum Next<'a> {
 
 impl Batch {
     fn push(&mut self, head: Head, effect: &Effect<'_>) {
-        self.size += HEAD as u64 + head.body_len();
+        self.size += head.record_len();
         self.items.push(Item::Effect(head));
         self.bodies.extend_from_slice(effect.key);
         self.bodies.extend_from_slice(effect.value.unwrap_or_default());

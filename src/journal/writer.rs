@@ -104,11 +104,9 @@ impl Writer {
         mut ledger: Ledger,
         begin_at: Start,
     ) -> Result<Self, (PathBuf, io::Error)> {
-        let Start { next, id, previous_len, ceiling } = begin_at;
+        let Start { next, id, ceiling, .. } = begin_at;
         let path = recover::path_of(&shared.options.path, id);
-        let (boot, salt, is_buffered) = (disk.boot(), shared.buffer.salt(), shared.buffer.lasts());
-        let head = SegmentHead { id, salt, next, previous_len, ceiling, boot, is_buffered };
-        let begun = begin(&*disk, &shared, &mut ledger, head);
+        let begun = begin(&*disk, &shared, &mut ledger, begin_at);
         let tail = begun.map_err(|why| (path.clone(), why))?;
         let synced_at = shared.clock.now();
         let until = shared.buffer.end();
@@ -269,8 +267,10 @@ impl Writer {
             match next {
                 Next::Effect(head, body) => {
                     freed += self.acknowledge(mem::take(&mut ended))?;
-                    freed += self.effect(&head, |tail| tail.put(&head, body))?;
-                    left = left.saturating_sub(HEAD as u64 + head.body_len());
+                    self.make_room(head.record_len())?;
+                    let at = self.tail.put(&head, body)?;
+                    freed += self.effect_at(&head, at);
+                    left = left.saturating_sub(head.record_len());
                 }
                 Next::Acknowledge(runs) => ended.extend(runs),
             }
@@ -301,16 +301,18 @@ impl Writer {
                 shared.buffer.read_body(&head, body.start, &mut bytes);
                 freed += self.acknowledge(format::decode_runs(&bytes).collect())?;
             } else if head.sequence >= self.next {
-                // A start may find some that a segment has.
+                // A start may find some that a segment has, and all have the checksums of the last run.
                 let buffer = &shared.buffer;
-                freed += match self.takes_over {
-                    true => self.effect(&head, |tail| {
-                        tail.put_with(&head, |out| buffer.read_body(&head, body.start, out))
-                    })?,
-                    false => self.effect(&head, |tail| {
-                        tail.put_whole(|out| buffer.read_whole(&head, body.start, out))
-                    })?,
+                self.make_room(head.record_len())?;
+                let at = match self.takes_over {
+                    true => {
+                        self.tail.put_with(&head, |out| buffer.read_body(&head, body.start, out))?
+                    }
+                    false => {
+                        self.tail.put_whole(|out| buffer.read_whole(&head, body.start, out))?
+                    }
                 };
+                freed += self.effect_at(&head, at);
             }
         }
         Ok(freed)
@@ -327,33 +329,30 @@ impl Writer {
             deadline: oldest,
             ..Head::bare(Kind::Mark, 0)
         };
-        self.put(&head, |tail| tail.put(&head, &[]))?;
+        self.tail.put(&head, &[])?;
+        self.grow(&head);
         self.tail.marked = synced;
         Ok(())
     }
 
-    /// Writes the record of an effect that wasn't written before; gives back the room of what it supersedes.
-    fn effect(
-        &mut self,
-        head: &Head,
-        put: impl FnOnce(&mut Tail) -> io::Result<u64>,
-    ) -> io::Result<u64> {
-        let freed = self.record(head, put)?;
+    /// An effect that wasn't written before has its record here; gives back the room of what it supersedes.
+    fn effect_at(&mut self, head: &Head, at: u64) -> u64 {
         self.written.0 += 1;
         self.next = head.sequence + 1;
-        Ok(freed)
+        self.record_at(head, at)
     }
 
-    /// Writes an effect's record, and notes where it stands.
-    fn record(
-        &mut self,
-        head: &Head,
-        put: impl FnOnce(&mut Tail) -> io::Result<u64>,
-    ) -> io::Result<u64> {
-        self.make_room(HEAD as u64 + head.body_len())?;
-        let at = self.put(head, put)?;
+    /// An effect has its record here; gives back the room of what that ends.
+    fn record_at(&mut self, head: &Head, at: u64) -> u64 {
+        self.grow(head);
         let segment = self.ledger.newest().map_or(0, |segment| segment.id);
-        Ok(self.ledger.put(head.sequence, recover::place(segment, at, head), head.supersedes))
+        self.ledger.put(head.sequence, recover::place(segment, at, head), head.supersedes)
+    }
+
+    /// The segment has got a record.
+    fn grow(&mut self, head: &Head) {
+        self.ledger.grow(head.record_len());
+        self.written.1 += head.record_len();
     }
 
     /// Writes down what the store has, the oldest first. Gives back the room of it.
@@ -368,22 +367,11 @@ impl Writer {
             let body = format::encode_runs(runs);
             self.make_room((HEAD + body.len()) as u64)?;
             let head = Head::acknowledging(runs.len());
-            self.put(&head, |tail| tail.put(&head, &body))?;
+            self.tail.put(&head, &body)?;
+            self.grow(&head);
             freed += runs.iter().map(|(first, last)| self.ledger.end(*first..=*last)).sum::<u64>();
         }
         Ok(freed)
-    }
-
-    fn put(
-        &mut self,
-        head: &Head,
-        put: impl FnOnce(&mut Tail) -> io::Result<u64>,
-    ) -> io::Result<u64> {
-        let at = put(&mut self.tail)?;
-        let bytes = HEAD as u64 + head.body_len();
-        self.ledger.grow(bytes);
-        self.written.1 += bytes;
-        Ok(at)
     }
 
     /// Goes on in a new segment if a record of this length doesn't fit into this one; one that fits into
@@ -397,16 +385,13 @@ impl Writer {
         if self.tail.is_dirty() {
             self.sync()?;
         }
-        let head = SegmentHead {
+        let begin_at = Start {
             id: self.ledger.newest().map_or(0, |segment| segment.id) + 1,
-            salt: self.shared.buffer.salt(),
             next: self.next,
             previous_len: len,
             ceiling: self.ceiling,
-            boot: self.disk.boot(),
-            is_buffered: self.shared.buffer.lasts(),
         };
-        self.tail = begin(&*self.disk, &self.shared, &mut self.ledger, head)?;
+        self.tail = begin(&*self.disk, &self.shared, &mut self.ledger, begin_at)?;
         Ok(())
     }
 
@@ -488,7 +473,9 @@ impl Writer {
                 Err(why) => return self.stuck(id, &why),
             };
             let head = Head { copy: true, ..head };
-            let freed = self.record(&head, |tail| tail.put(&head, &body))?;
+            self.make_room(head.record_len())?;
+            let at = self.tail.put(&head, &body)?;
+            let freed = self.record_at(&head, at);
             debug_assert_eq!(freed, u64::from(place.len) + MEMORY, "it takes its original's room");
             self.shared.counters.compacted.fetch_add(1, Relaxed);
         }
@@ -532,9 +519,12 @@ fn begin(
     disk: &dyn Disk,
     shared: &Shared,
     ledger: &mut Ledger,
-    head: SegmentHead,
+    begin_at: Start,
 ) -> io::Result<Tail> {
-    let path = recover::path_of(&shared.options.path, head.id);
+    let Start { next, id, previous_len, ceiling } = begin_at;
+    let (boot, salt, is_buffered) = (disk.boot(), shared.buffer.salt(), shared.buffer.lasts());
+    let head = SegmentHead { id, salt, next, previous_len, ceiling, boot, is_buffered };
+    let path = recover::path_of(&shared.options.path, id);
     let file = disk.open(&path, false)?;
     file.set_len(0)?;
     file.write_at(&head.encode(), 0)?;
@@ -542,8 +532,7 @@ fn begin(
     file.sync()?;
     shared.counters.synced(clock::micros().saturating_sub(begun));
     disk.sync_dir(&shared.options.path)?;
-    let tail = Tail::new(file.clone(), head.salt);
-    let (id, salt) = (head.id, head.salt);
+    let tail = Tail::new(file.clone(), salt);
     ledger.begin(Segment::new(id, path, file, salt, HEAD as u64));
     Ok(tail)
 }

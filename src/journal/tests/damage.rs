@@ -250,6 +250,13 @@ fn of_a_damaged_log_buffer_best_effort_takes_the_beginning() {
     }
     let (_, replayed, report) = open(&disk, best_effort());
     assert_eq!((replayed.len(), report.damaged), (4, 1));
+    // A number that was never given is no reason to go on behind it.
+    let disk = damaged(8 + 2);
+    let (journal, replayed, _) = open(&disk, best_effort());
+    assert_eq!(replayed.len(), 0);
+    assert_eq!(write(&journal, put("key", "new", 9)), Position(1));
+    drop(journal);
+    assert_eq!(open(&disk, options(Fsync::Never)).1.len(), 1);
     // Its beginning.
     let disk = damaged(0);
     let (_, why) = refusal(&disk, options(Fsync::Never));
